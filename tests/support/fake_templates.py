@@ -75,6 +75,9 @@ class FakeTemplateCache:
             raise
         return guest
 
+    async def prepare_warm_clones(self, key: SnapshotKey, assets: Assets) -> None:
+        """Do nothing: fake clones are not forked."""
+
     def close_template(self, key: SnapshotKey) -> int:
         """Do nothing."""
         self.dropped.append(key)

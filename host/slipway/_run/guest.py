@@ -79,6 +79,8 @@ class Guest:
         self.ready: m.Ready | None = None
         # True while the guest can take a job: none is under way, and none was left unfinished.
         self.idle = True
+        # True if the sample has run in this machine's process, or in that which it was forked from.
+        self.is_rehearsed = False
         self.boot_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
@@ -248,11 +250,21 @@ class Guest:
             ImageError: the sample failed.
         """
         # Emulation translates code when it runs first.
-        if self.machine.hypervisor.is_emulated:
-            await self._send_prestart(language)
-            await self.run_sample(language)
-            await self.resync()
+        if self.machine.hypervisor.is_emulated and not self.is_rehearsed:
+            await self.rehearse(language)
         await self._send_prestart(language)
+
+    async def rehearse(self, language: Language) -> None:
+        """Run the sample as a prestarted job: all code of such a job has run once then.
+
+        Raises:
+            HostError: the guest ended.
+            ImageError: the sample failed.
+        """
+        await self._send_prestart(language)
+        await self.run_sample(language)
+        await self.resync()
+        self.is_rehearsed = True
 
     async def _send_prestart(self, language: Language) -> None:
         if not language.run.prestart:

@@ -75,7 +75,9 @@ class SnapshotLauncher:
             return guest
         guest = await templates.clone(key, assets, options)
         if self._pool is not None:
-            guest.start_info = replace(guest.start_info, start_reason="no idle clone in the pool")
+            reasons = ("no idle clone in the pool", guest.start_info.start_reason)
+            why = "; ".join(filter(None, reasons))
+            guest.start_info = replace(guest.start_info, start_reason=why)
         return guest
 
     def _open_templates(self, assets: Assets, options: Options) -> TemplateCache:

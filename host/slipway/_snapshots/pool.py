@@ -280,6 +280,7 @@ class Pool:
         try:
             if not self._templates.has(entry.key) and not await self._create_snapshot(entry):
                 return None
+            await self._templates.prepare_warm_clones(entry.key, entry.assets)
             async with AsyncExitStack() as on_failure:
                 guest = await self._templates.clone(entry.key, entry.assets, entry.options)
                 on_failure.push_async_callback(_stop, guest)

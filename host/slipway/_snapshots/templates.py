@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -18,11 +18,14 @@ from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
 from slipway._snapshots.lease import SnapshotLease
 from slipway._snapshots.store import SnapshotStore
+from slipway._snapshots.warm_clones import WarmClones
 from slipway._util.errors import HostError, ImageError, SlipwayError
 from slipway._util.threads import run_shielded
 from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 # Failures in a row after which a snapshot is removed, to be created again.
 MAX_FAILURES = 2
+# A process that makes a second clone is likely to make more.
+_CLONES_BEFORE_WARMTH = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -39,8 +44,9 @@ class _OpenTemplate:
     """Template that this process has open.
 
     ``check`` verifies every byte of the snapshot's files while the template is in use already.
-    ``reserved`` bytes are in memory; ``users`` is the number of clones that are being made.
-    ``lease`` keeps the snapshot in the store until the template is closed.
+    ``reserved`` bytes are in memory; ``users`` is the number of clones that are being made, and
+    ``clones`` that of all so far. ``lease`` keeps the snapshot in the store until the template is
+    closed. ``warm`` makes the clones of a shared template faster.
     """
 
     template: Template
@@ -48,6 +54,8 @@ class _OpenTemplate:
     reserved: int = 0
     users: int = 0
     lease: SnapshotLease | None = None
+    clones: int = 0
+    warm: WarmClones | None = None
 
 
 class TemplateCache:
@@ -66,6 +74,7 @@ class TemplateCache:
         self._locks: WeakValueDictionary[SnapshotKey, asyncio.Lock] = WeakValueDictionary()
         self._failures: Counter[SnapshotKey] = Counter()
         self._closes: set[asyncio.Task[None]] = set()
+        self._warming: set[asyncio.Task[None]] = set()
         if admission is not None:
             admission.reclaim = self.evict
 
@@ -106,12 +115,41 @@ class TemplateCache:
         except HostError as error:
             removed = self._count_failures(key, self._weight_of_failure)
             raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
+        with self._using(key, entry):
+            entry.clones += 1
+            if entry.clones == _CLONES_BEFORE_WARMTH:
+                self._warm_up(key, entry, assets)
+            reason = assets.hypervisor.reason
+            guest = await self._make_warm_clone(key, entry, reason, options)
+            return guest or await self._make_clone(key, entry, reason, options)
+
+    async def prepare_warm_clones(self, key: SnapshotKey, assets: Assets) -> None:
+        """Have the clones of ``key`` from now on forked from one that has run the sample.
+
+        Without memory for that, or on a host that cannot, nothing changes; neither for a snapshot
+        that cannot be used, as :meth:`clone` will say.
+        """
+        with suppress(SlipwayError, NoSnapshot):
+            entry = await self._find_or_open(key, assets)
+            if entry.warm is not None:
+                with self._using(key, entry):
+                    await entry.warm.prepare(assets)
+
+    def _warm_up(self, key: SnapshotKey, entry: _OpenTemplate, assets: Assets) -> None:
+        """Prepare warm clones in the background, for a template that is used repeatedly."""
+        if entry.warm is not None:
+            self._warming.add(task := asyncio.create_task(self.prepare_warm_clones(key, assets)))
+            task.add_done_callback(self._warming.discard)
+
+    @contextmanager
+    def _using(self, key: SnapshotKey, entry: _OpenTemplate) -> Iterator[None]:
+        """Keep an open template open."""
         entry.users += 1
         if entry.lease is not None:
             entry.lease.note_use()
-        self._open[key] = self._open.pop(key)
+        self._open[key] = self._open.pop(key, entry)
         try:
-            return await self._make_clone(key, entry, assets.hypervisor.reason, options)
+            yield
         finally:
             entry.users -= 1
             if self._open.get(key) is not entry:
@@ -134,6 +172,10 @@ class TemplateCache:
         """Close all templates. Clones that exist continue."""
         if self._admission is not None:
             self._admission.reclaim = None
+        for task in self._warming:
+            task.cancel()
+        if self._warming:
+            await asyncio.wait(self._warming)
         for key in list(self._open):
             self.close_template(key)
         if self._closes:
@@ -199,7 +241,7 @@ class TemplateCache:
                 raise NoSnapshot(f"no room for the snapshot: {error.message}") from error
             template = await hypervisor.open_template(snapshot)
             on_failure.pop_all()
-        return _OpenTemplate(template, None, size)
+        return _OpenTemplate(template, None, size, warm=WarmClones(template, admission))
 
     async def _load_copy(self, stored: StoredSnapshot) -> Snapshot:
         """Load a sealed copy in a thread, which cannot be cancelled; close it if this task is."""
@@ -219,6 +261,34 @@ class TemplateCache:
 
     # --- Cloning -------------------------------------------------------------------------------
 
+    async def _make_warm_clone(
+        self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
+    ) -> Guest | None:
+        """Return a clone forked from a warm template; None if the template has none.
+
+        Whatever fails, clones are made without it from then on.
+        """
+        warm = entry.warm
+        if warm is None or not warm.is_ready:
+            return None
+        async with AsyncExitStack() as on_failure:
+            network = link = None
+            if key.network:
+                from slipway._run.guest_network import open_network
+
+                network = open_network(on_failure, key.port)
+                link = network.machine_end
+            try:
+                guest = Guest(await warm.clone(link), StartInfo("warm", "", reason), network)
+                await on_failure.enter_async_context(guest)
+                await guest.adopt_clone()
+            except SlipwayError as error:
+                await warm.give_up(error.message)
+                return None
+            guest.is_rehearsed = True
+            on_failure.pop_all()
+        return guest
+
     async def _make_clone(
         self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
     ) -> Guest:
@@ -236,7 +306,9 @@ class TemplateCache:
                 raise NoSnapshot(
                     f"the snapshot cannot be cloned{removed}: {error.message}"
                 ) from error
-            guest = Guest(machine, StartInfo("snapshot", "", reason), network)
+            failure = entry.warm.failure if entry.warm is not None else ""
+            why = f"no warm clone: {failure}" if failure else ""
+            guest = Guest(machine, StartInfo("snapshot", why, reason), network)
             await on_failure.enter_async_context(guest)
             if key.port is PortKind.TCP:
                 await guest.start_gateway(options.network or Network())
@@ -278,7 +350,7 @@ class TemplateCache:
         task.add_done_callback(self._closes.discard)
         if self._admission is not None:
             self._admission.free(entry.reserved)
-        return entry.reserved
+        return entry.reserved + (entry.warm.reserved if entry.warm is not None else 0)
 
 
 async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
@@ -308,6 +380,8 @@ async def _close(entry: _OpenTemplate) -> None:
     with ExitStack() as at_end:
         if entry.lease is not None:
             at_end.callback(entry.lease.close)
+        if entry.warm is not None:
+            await entry.warm.close()
         await entry.template.close()
         if entry.check is not None:
             with suppress(SlipwayError):

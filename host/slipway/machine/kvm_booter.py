@@ -12,7 +12,7 @@ from slipway._util.threads import run_shielded
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_boot_template import can_boot, create_boot_template, measure_memory
 from slipway.machine.kvm_parts import VmmSockets, build_config, encode_start_message
-from slipway.machine.kvm_zygote import KvmZygote
+from slipway.machine.zygote_handle import ZygoteHandle
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, MachineSpec, MemoryReserve
@@ -36,7 +36,7 @@ class KvmBooter:
     def __init__(self, reserve: MemoryReserve | None = None) -> None:
         """``reserve`` counts the memory of the templates."""
         self._reserve = reserve
-        self._zygote: KvmZygote | None = None
+        self._zygote: ZygoteHandle | None = None
         self._starting = asyncio.Lock()
         self._closed = False
         # The least recently used first. Without a template: it cannot be made, or is being made.
@@ -75,7 +75,7 @@ class KvmBooter:
         self._begin_template(key, spec)
         return machine
 
-    async def _find_zygote(self) -> KvmZygote:
+    async def _find_zygote(self) -> ZygoteHandle:
         """Return a zygote that runs, for any number of boots at once."""
         async with self._starting:
             if self._closed:
@@ -84,7 +84,7 @@ class KvmBooter:
                 await self._zygote.close()
                 self._zygote = None
             if self._zygote is None:
-                self._zygote = await KvmZygote.start(_MODULE)
+                self._zygote = await ZygoteHandle.start(_MODULE)
             return self._zygote
 
     # --- Templates -----------------------------------------------------------------------------

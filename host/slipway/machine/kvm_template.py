@@ -10,7 +10,7 @@ from slipway._util.errors import HostError
 from slipway.machine.child import open_unplugged_link
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
-from slipway.machine.kvm_zygote import KvmZygote
+from slipway.machine.zygote_handle import ZygoteHandle
 from slipway.machine.model import Template
 from slipway.vmm.snapshot import state_file as states
 from slipway.vmm.spec import VmConfig
@@ -26,7 +26,7 @@ class KvmTemplate(Template):
 
     def __init__(
         self,
-        zygote: KvmZygote,
+        zygote: ZygoteHandle,
         config: VmConfig,
         hypervisor: Hypervisor,
         taken: PortKind | None = None,
@@ -46,7 +46,7 @@ class KvmTemplate(Template):
         """
         with snapshot:
             _check_snapshot(snapshot, hypervisor)
-            zygote = await KvmZygote.start(_MODULE, (snapshot.memory, snapshot.state))
+            zygote = await ZygoteHandle.start(_MODULE, (snapshot.memory, snapshot.state))
         return cls(zygote, _find_config(snapshot), hypervisor, snapshot.taken)
 
     @property

@@ -352,6 +352,14 @@ class Template(Protocol):
         """
         ...
 
+    async def start_warm_template(self) -> WarmTemplate | None:
+        """Return a clone from which others will be forked; None if the machine has no such clones.
+
+        Raises:
+            HostError: the clone cannot be made.
+        """
+        return None
+
     async def close(self) -> None:
         """Make no more clones. Those that exist continue; nothing is left when they have ended."""
         ...
@@ -364,3 +372,32 @@ class Template(Protocol):
         from slipway._util.threads import run_shielded
 
         await run_shielded(self.close())
+
+
+class WarmTemplate(Protocol):
+    """Clone that runs programs, is stopped for good, and is forked then.
+
+    ``machine`` is like any clone until :meth:`freeze`; the template ends it.
+    """
+
+    machine: Machine
+
+    async def freeze(self) -> None:
+        """Stop the machine, whose agent waits, for good.
+
+        Raises:
+            HostError: the machine cannot be forked; the template has to be closed.
+        """
+        ...
+
+    async def clone(self, *, network: int | None = None) -> Machine:
+        """Return a machine that continues from there; ``network`` as in :meth:`Template.clone`.
+
+        Raises:
+            HostError: the clone cannot be made.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Make no more clones. Those that exist continue; nothing is left when they have ended."""
+        ...

@@ -27,7 +27,7 @@ from slipway.machine.process import ChildProcess
 from slipway.machine.qmp import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from slipway.machine.model import Hypervisor, MachineSpec
     from slipway.machine.qemu_targets import QemuTarget
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 # a full cache is discarded as a whole.
 CACHE_MIB = 256
 ACCELERATOR = f"tcg,tb-size={CACHE_MIB}"
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+# A process that will be forked has a filter of ours for the start of processes.
+FORKED_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny"
+SANDBOX = f"{FORKED_SANDBOX},spawn=deny"
 
 # Linux refuses a network device that has no control queue, and offers features that need one.
 NO_CONTROL_QUEUE = (
@@ -62,6 +64,39 @@ class QemuSockets:
     console: int
     monitor: int
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The descriptors, in an order that depends on the port only."""
+        return (*self.agents.values(), self.console, self.monitor)
+
+
+@dataclass(frozen=True, slots=True)
+class QemuEnds:
+    """Our ends of a QEMU's sockets, and the descriptors of its ends (``theirs``)."""
+
+    agents: Mapping[PortKind, socket.socket]
+    console: socket.socket
+    monitor: socket.socket
+    theirs: QemuSockets
+
+    @classmethod
+    def open(cls, port: PortKind, ours: AsyncExitStack, theirs: ExitStack) -> QemuEnds:
+        """Make the sockets; each end is closed by its stack.
+
+        Raises:
+            HostError: this process has too many descriptors.
+        """
+        pairs = {kind: open_pair(socket.socketpair, ours, theirs) for kind in port.devices}
+        console, console_fd = open_pair(socket.socketpair, ours, theirs)
+        monitor, monitor_fd = open_pair(socket.socketpair, ours, theirs)
+        agents = {kind: number for kind, (_, number) in pairs.items()}
+        return cls(
+            {kind: end for kind, (end, _) in pairs.items()},
+            console,
+            monitor,
+            QemuSockets(agents, console_fd, monitor_fd),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Board:
@@ -76,7 +111,7 @@ class Board:
     port: PortKind
     network: bool = False
 
-    def build_arguments(self, sockets: QemuSockets, ram: str) -> list[str]:
+    def build_arguments(self, sockets: QemuSockets, ram: str, sandbox: str = SANDBOX) -> list[str]:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
         return [
             *["-M", f"{self.target.board},memory-backend=ram", "-cpu", self.target.cpu],
@@ -84,7 +119,7 @@ class Board:
             *["-smp", str(self.cpus), "-m", f"{self.memory_bytes}B"],
             *["-object", f"{ram},id=ram,size={self.memory_bytes}"],
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-            *["-sandbox", SANDBOX],
+            *["-sandbox", sandbox],
             *["-chardev", f"socket,id=console,fd={sockets.console}", "-serial", "chardev:console"],
             *self.target.build_port_arguments(sockets.agents),
             *["-chardev", f"socket,id=monitor,fd={sockets.monitor}"],
@@ -149,6 +184,35 @@ def _limit_file_size(pid: int, size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
 
 
+@dataclass(frozen=True, slots=True)
+class QemuCommand:
+    """Command of a QEMU: its board, memory backend, further arguments and inherited files."""
+
+    board: Board
+    ram: str
+    rest: Sequence[str]
+    files: tuple[int, ...] = ()
+    sandbox: str = SANDBOX
+
+    def build(self, sockets: QemuSockets) -> list[str]:
+        """Return the command of a QEMU with ``sockets``.
+
+        Raises:
+            HostError: QEMU is not installed.
+        """
+        arguments = self.board.build_arguments(sockets, self.ram, self.sandbox)
+        return [self.board.target.find_program(), *arguments, *self.rest]
+
+
+async def start_child(command: list[str], inherited: tuple[int, ...]) -> ChildProcess:
+    """Start a QEMU as a child of this process.
+
+    Raises:
+        HostError: the host has no room for a process.
+    """
+    return ChildProcess.start(command, pass_fds=inherited)
+
+
 class QemuMachine(ChildMachine):
     """Process of QEMU, and the socket to its monitor."""
 
@@ -156,57 +220,71 @@ class QemuMachine(ChildMachine):
         self,
         process: ChildProcess,
         console: Console,
-        monitor: Monitor,
+        ends: QemuEnds,
         board: Board,
         hypervisor: Hypervisor,
+        *,
+        is_fork: bool = False,
     ) -> None:
         super().__init__(process, console, hypervisor, board.port)
-        self.monitor = monitor
-        self._board = board
+        self.monitor = Monitor(ends.monitor, is_negotiated=is_fork)
+        self.board = board
+        # QEMU's ends of its sockets, as numbers there.
+        self.sockets = ends.theirs
         # Descriptor of the RAM's file, if that outlives the machine.
         self._memory: int | None = None
 
     @classmethod
     async def launch(
         cls,
-        board: Board,
-        ram: str,
-        rest: list[str],
-        files: tuple[int, ...] = (),
+        command: QemuCommand,
         *,
         hypervisor: Hypervisor,
-        boot_log: bool,
+        boot_log: bool = False,
+        start: Callable[[list[str], tuple[int, ...]], Awaitable[ChildProcess]] = start_child,
     ) -> QemuMachine:
-        """Start QEMU as ``board`` with the backend ``ram``, inherited ``files`` and more arguments.
+        """Start QEMU by ``start``, which takes its command and the descriptors that it inherits.
 
         Raises:
             HostError: QEMU is missing, or the host has no room for a process.
         """
+        board = command.board
         async with AsyncExitStack() as undo:
             with ExitStack() as theirs:
-                pairs = {
-                    kind: open_pair(socket.socketpair, undo, theirs) for kind in board.port.devices
-                }
-                agents = {kind: fd for kind, (_, fd) in pairs.items()}
-                console, console_fd = open_pair(socket.socketpair, undo, theirs)
-                end, monitor_fd = open_pair(socket.socketpair, undo, theirs)
-                sockets = QemuSockets(agents, console_fd, monitor_fd)
-                command = [board.target.find_program(), *board.build_arguments(sockets, ram), *rest]
-                inherited = (*agents.values(), console_fd, monitor_fd, *files)
-                process = ChildProcess.start(command, pass_fds=inherited)
+                ends = QemuEnds.open(board.port, undo, theirs)
+                inherited = (*ends.theirs.numbers, *command.files)
+                process = await start(command.build(ends.theirs), inherited)
             undo.push_async_callback(process.kill)
             _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
-            monitor = Monitor(end)
-            machine = cls(process, Console(echo=boot_log), monitor, board, hypervisor)
+            machine = cls(process, Console(echo=boot_log), ends, board, hypervisor)
             undo.push_async_callback(machine.stop)
-            await machine.connect({kind: ours for kind, (ours, _) in pairs.items()}, console)
+            await machine.connect(ends.agents, ends.console)
+            undo.pop_all()
+        return machine
+
+    @classmethod
+    async def adopt(
+        cls, process: ChildProcess, ends: QemuEnds, board: Board, hypervisor: Hypervisor
+    ) -> QemuMachine:
+        """Return the machine of a fork of a stopped QEMU, and let its guest run.
+
+        The caller closes ``ends`` after an error, and ends the process.
+
+        Raises:
+            HostError: QEMU does not answer.
+        """
+        async with AsyncExitStack() as undo:
+            machine = cls(process, Console(), ends, board, hypervisor, is_fork=True)
+            undo.push_async_callback(machine.stop)
+            await machine.connect(ends.agents, ends.console)
+            await machine.monitor.execute("cont")
             undo.pop_all()
         return machine
 
     @property
     def has_network(self) -> bool:
         """True if the machine has a network interface."""
-        return self._board.network
+        return self.board.network
 
     def keep_memory(self, memory: int) -> None:
         """Take over the descriptor ``memory`` of the file with the RAM, for the snapshot."""
@@ -224,7 +302,7 @@ class QemuMachine(ChildMachine):
             await migration.save(self.monitor, state)
             memory, self._memory = self._memory, None
             if memory is None:
-                memory = memory_files.create("slipway-memory", self._board.memory_bytes)
+                memory = memory_files.create("slipway-memory", self.board.memory_bytes)
                 kept.callback(os.close, memory)
             else:
                 kept.callback(os.close, memory)
@@ -232,7 +310,7 @@ class QemuMachine(ChildMachine):
             memory_files.seal(memory)
             memory_files.seal(state)
             kept.pop_all()
-        board = self._board
+        board = self.board
         return Snapshot(
             self.hypervisor.name,
             self.hypervisor.architecture,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine import memory_files, qemu
-from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuMachine
+from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuCommand, QemuMachine
 from slipway.machine.qemu_targets import find_target
 from slipway.machine.tsc import find_tsc_khz, measure_khz
 
@@ -58,17 +58,14 @@ class QemuHypervisor:
             rest += qemu.build_network_arguments(spec.network)
             files = (spec.network,)
         if not spec.template:
-            ram = "memory-backend-ram"
-            return await QemuMachine.launch(
-                board, ram, rest, files, hypervisor=self, boot_log=spec.boot_log
-            )
+            command = QemuCommand(board, "memory-backend-ram", rest, files)
+            return await QemuMachine.launch(command, hypervisor=self, boot_log=spec.boot_log)
         with ExitStack() as undo:
             memory = memory_files.create("slipway-memory", size)
             undo.callback(os.close, memory)
             ram = qemu.build_file_ram(memory, share=True)
-            machine = await QemuMachine.launch(
-                board, ram, rest, (memory, *files), hypervisor=self, boot_log=spec.boot_log
-            )
+            command = QemuCommand(board, ram, rest, (memory, *files))
+            machine = await QemuMachine.launch(command, hypervisor=self, boot_log=spec.boot_log)
             machine.keep_memory(memory)
             undo.pop_all()
         return machine

@@ -15,9 +15,19 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
-from slipway.machine.child import open_unplugged_link
+from slipway.machine.child import open_pair, open_unplugged_link
+from slipway.machine.gateway_handle import create_link
 from slipway.machine.model import PortKind, Template
-from slipway.machine.qemu import Board, QemuMachine, build_file_ram, build_network_arguments
+from slipway.machine.qemu import (
+    FORKED_SANDBOX,
+    SANDBOX,
+    Board,
+    QemuCommand,
+    QemuMachine,
+    build_file_ram,
+    build_network_arguments,
+)
+from slipway.machine.qemu_warm_template import QemuWarmTemplate, WarmLink
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
@@ -54,6 +64,45 @@ class QemuTemplate(Template):
         """
         if not self._open:
             raise HostError("the template is closed")
+        with ExitStack() as launched:
+            command, state = self._build_command(launched, network, SANDBOX)
+            machine = await QemuMachine.launch(
+                command, hypervisor=self._hypervisor, boot_log=boot_log
+            )
+        await self._load(machine, state)
+        return machine
+
+    async def start_warm_template(self) -> QemuWarmTemplate | None:
+        """Return a clone from which others are forked; see :meth:`Template.start_warm_template`."""
+        if not self._open:
+            raise HostError("the template is closed")
+        if self._snapshot.port not in (PortKind.VIRTIO, PortKind.SERIAL):
+            return None  # a connection over the network leads to the one gateway
+        async with AsyncExitStack() as undo:
+            with ExitStack() as launched:
+                link = None
+                if self._snapshot.network:
+                    peer, number = open_pair(create_link, undo, launched)
+                    link = WarmLink(number, peer)
+                command, state = self._build_command(
+                    launched, link.number if link else None, FORKED_SANDBOX
+                )
+                warm = await QemuWarmTemplate.start(command, self._hypervisor, link)
+            undo.push_async_callback(warm.close)
+            await self._load(warm.machine, state)
+            undo.pop_all()
+        return warm
+
+    def _build_command(
+        self, launched: ExitStack, network: int | None, sandbox: str
+    ) -> tuple[QemuCommand, int]:
+        """Return the command of a clone, and the descriptor of the state that it loads.
+
+        ``launched`` closes what only the start needs.
+
+        Raises:
+            HostError: this process has too many descriptors.
+        """
         snapshot = self._snapshot
         board = Board(
             self._target, snapshot.memory_bytes, snapshot.cpus, snapshot.port, snapshot.network
@@ -64,30 +113,29 @@ class QemuTemplate(Template):
         ram = "memory-backend-ram"
         if not memory_files.is_empty(snapshot.memory):
             ram, files = build_file_ram(snapshot.memory, share=False), (snapshot.memory,)
-        with ExitStack() as launched:
-            if snapshot.network:
-                link = open_unplugged_link(launched) if network is None else network
-                rest += [*build_network_arguments(link), *migration.NO_ANNOUNCEMENTS]
-                files = (*files, link)
-            state = memory_files.reopen(snapshot.state)
-            launched.callback(os.close, state)
-            machine = await QemuMachine.launch(
-                board,
-                ram,
-                rest,
-                (*files, state),
-                hypervisor=self._hypervisor,
-                boot_log=boot_log,
-            )
+        if snapshot.network:
+            link = open_unplugged_link(launched) if network is None else network
+            rest += [*build_network_arguments(link), *migration.NO_ANNOUNCEMENTS]
+            files = (*files, link)
+        state = memory_files.reopen(snapshot.state)
+        launched.callback(os.close, state)
+        return QemuCommand(board, ram, rest, (*files, state), sandbox), state
+
+    async def _load(self, machine: QemuMachine, state: int) -> None:
+        """Let a new machine load the state, whose descriptor it has inherited.
+
+        Raises:
+            HostError: an emulated serial port needs a guest that runs, and QEMU has ended; the
+                machine is stopped then.
+        """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)
-            if snapshot.taken is not None:
-                await machine.take_port(snapshot.taken)
+            if self._snapshot.taken is not None:
+                await machine.take_port(self._snapshot.taken)
             if machine.port is PortKind.SERIAL:
                 await _wait_resumed(machine)
             undo.pop_all()
-        return machine
 
     async def close(self) -> None:
         """Close the snapshot; see :meth:`Template.close`. May be called again."""

@@ -33,7 +33,8 @@ _SHOWN = 300
 class Monitor:
     """Our end of the socket to QEMU's monitor, which is read until it is closed."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, *, is_negotiated: bool = False) -> None:
+        """Take over ``end``; a fork of a QEMU has negotiated its capabilities before."""
         end.setblocking(False)
         self._socket = end
         self._buffer = bytearray()
@@ -46,7 +47,8 @@ class Monitor:
         self.complaint = ""
         self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(end, self._on_readable)
-        self.send("qmp_capabilities")
+        if not is_negotiated:
+            self.send("qmp_capabilities")
 
     def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """Send ``command``. QEMU may still be starting; a refusal ends it."""

@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 _PR_SET_SECCOMP = 22
 # include/uapi/linux/seccomp.h
 _SECCOMP_MODE_FILTER = 2
-_RET_KILL_PROCESS = 0x80000000
-_RET_ERRNO = 0x00050000
-_RET_ALLOW = 0x7FFF0000
+KILL = 0x80000000
+_ERRNO = 0x00050000
+ALLOWED = 0x7FFF0000
 # struct seccomp_data: nr, arch, instruction_pointer, args[6]. All architectures of the tables are
 # little-endian, and the kernel uses only the lower half of each checked argument.
-_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
+NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16
 # include/uapi/linux/bpf_common.h, filter.h
 _INSTRUCTION = struct.Struct("=HBBI")
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog: len, filter
-_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
-_JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_JUMP_GREATER_EQUAL = 0x35  # BPF_JMP | BPF_JGE | BPF_K
-_RETURN = 0x06  # BPF_RET | BPF_K
+LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+JUMP_GREATER_EQUAL = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+RETURN = 0x06  # BPF_RET | BPF_K
 
 ALL_BITS = 0xFFFFFFFF
 _PROT_EXEC = 4  # include/uapi/asm-generic/mman-common.h
 # include/uapi/linux/sched.h: flags of pthread_create in glibc, and in musl (CLONE_DETACHED).
-_CLONE_THREAD = 0x00010000
+CLONE_THREAD = 0x00010000
 _CLONE_FLAGS = 0x007D0F00
 # include/uapi/linux/futex.h: FUTEX_WAIT, WAKE, REQUEUE (musl's conditions), WAIT_BITSET and
 # WAKE_BITSET. Commands that inherit priorities are not needed.
@@ -56,12 +56,12 @@ _FUTEX_OPTIONS = 0x180  # FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME
 # asm/unistd.h; from here on all architectures have the same numbers (Linux 5.3).
 _CLONE3 = 435
 
-EPERM = _RET_ERRNO | errno.EPERM
-ENOSYS = _RET_ERRNO | errno.ENOSYS
+EPERM = _ERRNO | errno.EPERM
+ENOSYS = _ERRNO | errno.ENOSYS
 
 # Architectures by their names in uname, as the kernel's audit numbers them: AUDIT_ARCH_X86_64 and
 # AUDIT_ARCH_AARCH64, include/uapi/linux/audit.h
-_AUDIT: Mapping[str, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+AUDIT: Mapping[str, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Calls of every such process, in order of frequency: arch/x86/entry/syscalls/syscall_64.tbl,
 # include/uapi/asm-generic/unistd.h
 _CALLS: Mapping[str, Mapping[str, int]] = {
@@ -138,10 +138,10 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 
 def allow_if(argument: int, mask: int, values: Sequence[int]) -> list[Instruction]:
     """Return code that allows the call if the argument's bits in ``mask`` are in ``values``."""
-    code = [(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument), (_AND, 0, 0, mask)]
+    code = [(LOAD, 0, 0, ARGUMENTS_OFFSET + 8 * argument), (AND, 0, 0, mask)]
     for value in values:
-        code += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _RET_ALLOW)]
-    return [*code, (_RETURN, 0, 0, EPERM)]
+        code += [(JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOWED)]
+    return [*code, (RETURN, 0, 0, EPERM)]
 
 
 def assemble(
@@ -162,24 +162,29 @@ def assemble(
         "futex": allow_if(1, ALL_BITS & ~_FUTEX_OPTIONS, _FUTEX_COMMANDS),
         "mmap": not_executable,
         "mprotect": not_executable,
-        "clone": allow_if(0, ALL_BITS & ~_CLONE_FLAGS | _CLONE_THREAD, (_CLONE_THREAD,)),
+        "clone": allow_if(0, ALL_BITS & ~_CLONE_FLAGS | CLONE_THREAD, (CLONE_THREAD,)),
         "tgkill": allow_if(0, ALL_BITS, (process,)),
         **conditions,
     }
     code: list[Instruction] = [
-        (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),
-        (_JUMP_EQUAL, 1, 0, _AUDIT[machine]),
-        (_RETURN, 0, 0, _RET_KILL_PROCESS),
-        (_LOAD, 0, 0, _NUMBER_OFFSET),
+        (LOAD, 0, 0, ARCHITECTURE_OFFSET),
+        (JUMP_EQUAL, 1, 0, AUDIT[machine]),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NUMBER_OFFSET),
     ]
     for name, number in {**calls, **_CALLS[machine]}.items():
-        verdict = conditions.get(name, [(_RETURN, 0, 0, _RET_ALLOW)])
-        code += [(_JUMP_EQUAL, 0, len(verdict), number), *verdict]
+        verdict = conditions.get(name, [(RETURN, 0, 0, ALLOWED)])
+        code += [(JUMP_EQUAL, 0, len(verdict), number), *verdict]
     code += [
-        (_JUMP_GREATER_EQUAL, 0, 1, _CLONE3),
-        (_RETURN, 0, 0, ENOSYS),
-        (_RETURN, 0, 0, EPERM),
+        (JUMP_GREATER_EQUAL, 0, 1, _CLONE3),
+        (RETURN, 0, 0, ENOSYS),
+        (RETURN, 0, 0, EPERM),
     ]
+    return pack(code)
+
+
+def pack(code: Sequence[Instruction]) -> bytes:
+    """Return the bytes of a filter."""
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 
 

@@ -37,6 +37,8 @@ SPAWN = "spawn"
 SPAWNED = "spawned"
 EXITED = "exited"
 CLOSE = "close"
+# To a zygote of a program: it has run enough, and forks of it are made from now on.
+FREEZE = "freeze"
 
 
 def create_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,4 +1,4 @@
-"""Zygote of the hypervisor ``kvm``, as its parent sees it: requests of children, their ends."""
+"""Zygote as its parent sees it: requests of children, and their ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
-_ENDED = "the process that starts VMMs has ended"
+_ENDED = "the process that starts machines has ended"
 
 
-class KvmZygote:
+class ZygoteHandle:
     """Process of a zygote, the channel to it, and its children."""
 
     def __init__(self, process: ChildProcess, channel: socket.socket) -> None:
@@ -49,15 +49,37 @@ class KvmZygote:
             HostError: the zygote cannot be started, or refuses the files.
         """
         async with AsyncExitStack() as undo:
-            with ExitStack() as theirs:
-                channel, channel_fd = open_pair(control.create_pair, undo, theirs)
-                inherited = (channel_fd, *files)
-                command = build_module_command(module, inherited)
-                process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
-            zygote = cls(process, channel)
-            undo.push_async_callback(zygote._end)
-            await zygote._wait_ready()
+            zygote = cls.launch(undo, module, files)
+            await zygote.wait_ready()
             undo.pop_all()
+        return zygote
+
+    @classmethod
+    def launch(
+        cls,
+        undo: AsyncExitStack,
+        module: str,
+        files: Sequence[int],
+        arguments: Sequence[str] = (),
+        inherited: Sequence[int] = (),
+    ) -> Self:
+        """Start a zygote, which ``undo`` ends; call :meth:`wait_ready`.
+
+        The numbers of ``files`` are arguments of the module, and ``arguments`` follow; the process
+        inherits both ``files`` and ``inherited``.
+
+        Raises:
+            HostError: the zygote cannot be started.
+        """
+        with ExitStack() as theirs:
+            channel, channel_fd = open_pair(control.create_pair, undo, theirs)
+            numbers = (channel_fd, *files)
+            command = [*build_module_command(module, numbers), *arguments]
+            process = ChildProcess.start(command, pass_fds=(*numbers, *inherited), guarded=False)
+        zygote = cls(process, channel)
+        undo.push_async_callback(zygote._end)
+        channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(channel, zygote._on_readable)
         return zygote
 
     @property
@@ -70,12 +92,15 @@ class KvmZygote:
         """True after the end of the process."""
         return self._dead
 
-    async def _wait_ready(self) -> None:
-        self._channel.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._channel, self._on_readable)
+    async def wait_ready(self) -> None:
+        """Wait until the zygote can make children.
+
+        Raises:
+            HostError: it cannot, it has ended, or it does not answer in time.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._ready
+                await asyncio.shield(self._ready)
         except TimeoutError:
             raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
         except EOFError:
@@ -84,10 +109,21 @@ class KvmZygote:
                 f"the zygote ended before it answered: {words or 'no message'}"
             ) from None
 
+    def send(self, verb: str, **texts: str) -> None:
+        """Send a message that requests no child.
+
+        Raises:
+            HostError: the zygote has ended.
+        """
+        try:
+            self._channel.send(control.encode(verb, **texts))
+        except OSError:
+            raise HostError(_ENDED) from None
+
     async def spawn(self, descriptors: Sequence[int]) -> ZygoteChild:
         """Request a child with copies of ``descriptors``, and return it.
 
-        The descriptors are its control channel, the console, and the other sockets of its VM.
+        The descriptors are its control channel, the console, and the other sockets of its machine.
 
         Raises:
             HostError: the child cannot be forked.
@@ -97,17 +133,29 @@ class KvmZygote:
         try:
             reader, writer = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(f"cannot start a VMM: {error.strerror}") from None
+            raise HostError(f"cannot start a machine: {error.strerror}") from None
         asked: asyncio.Future[ZygoteChild] = asyncio.get_running_loop().create_future()
         try:
             message = control.encode(control.SPAWN)
             socket.send_fds(self._channel, [message], [*descriptors, writer])
         except OSError as error:
             os.close(reader)
-            raise HostError(f"cannot request a VMM: {error.strerror}") from None
+            raise HostError(f"cannot request a machine: {error.strerror}") from None
         finally:
             os.close(writer)
         self._requests.append((asked, reader))
+        return await self._wait_for_child(asked)
+
+    async def wait_first_child(self, errors: int) -> ZygoteChild:
+        """Return the child that the zygote makes unasked; ``errors`` is the pipe of its stderr.
+
+        Takes over ``errors``.
+
+        Raises:
+            HostError: the child cannot be made.
+        """
+        asked: asyncio.Future[ZygoteChild] = asyncio.get_running_loop().create_future()
+        self._requests.append((asked, errors))
         return await self._wait_for_child(asked)
 
     async def _wait_for_child(self, asked: asyncio.Future[ZygoteChild]) -> ZygoteChild:
@@ -120,7 +168,7 @@ class KvmZygote:
                         await (await asked).kill()
                     raise
         except TimeoutError:
-            raise HostError(f"no VMM was forked within {ANSWER_SECONDS:g} s") from None
+            raise HostError(f"no machine was forked within {ANSWER_SECONDS:g} s") from None
 
     def _on_readable(self) -> None:
         """Handle a message of the zygote, or its end."""
@@ -159,14 +207,15 @@ class KvmZygote:
             asked.set_result(process)
 
     def _fail_request(self, error: HostError) -> None:
-        """Report that the zygote cannot start, or cannot fork the child of the first request."""
-        if not self._ready.done():
-            self._ready.set_exception(error)
-        elif self._requests:
+        """Report that the first request fails, or without one that the zygote cannot start."""
+        if self._requests:
             asked, errors = self._requests.popleft()
             os.close(errors)
             if not asked.done():
                 asked.set_exception(error)
+        elif not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()  # the caller may have been cancelled
 
     def _on_ended(self) -> None:
         """Report the end of the zygote, by which the kernel kills its children."""
@@ -174,6 +223,7 @@ class KvmZygote:
         self._close_channel()
         if not self._ready.done():
             self._ready.set_exception(EOFError())
+            self._ready.exception()
         while self._requests:
             self._fail_request(HostError(_ENDED))
         for process in list(self._children.values()):
