@@ -42,7 +42,11 @@ DEVICES = {
     "ttyS1": (4, 65),
 }
 # -X utf8: the guest has no locale, and paths are bytes.
-PYTHON_OPTIONS = "-ISB -X utf8 -X frozen_modules=on"
+# -PsSB is -ISB that reads variables, of which init has those of the kernel's command line.
+PYTHON_OPTIONS = "-PsSB -X utf8 -X frozen_modules=on"
+# Random keys for hashes are read from /dev/urandom; a kernel that has no random numbers yet, for
+# lack of rdrand, collects some for a second. Hashes of the agent meet no data of another guest.
+PYTHON_VARIABLES = "PYTHONHASHSEED=0"
 FORMER_SECONDS = 3600
 MAX_SOURCE = 4 << 20
 
@@ -90,7 +94,7 @@ def freeze_agent(
         _forget_former(store, architecture, key)
     loader = f"/{ROOT}/lib/{loader_name(architecture)}"
     arguments = (
-        f"rdinit={loader} -- --inhibit-cache --library-path /{ROOT}/lib"
+        f"rdinit={loader} {PYTHON_VARIABLES} -- --inhibit-cache --library-path /{ROOT}/lib"
         f" /{ROOT}/bin/python3 {PYTHON_OPTIONS} /{ROOT}/agent.pyc"
     )
     return Agent(archive, archive.path, archive.blob.digest, sources.version(), arguments)

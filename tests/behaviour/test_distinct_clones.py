@@ -46,7 +46,7 @@ EXCHANGES = 3
 CLOCK = 0.010
 
 TELL = dedent("""
-    import json, os, random, socket, subprocess, sys, time, uuid
+    import ctypes, json, mmap, os, random, socket, subprocess, sys, time, uuid
 
     def read(path):
         return open(path).read().strip()
@@ -58,6 +58,15 @@ TELL = dedent("""
             found.setdefault(os.path.basename(name), area.partition("-")[0])
         return {name: found[name] for name in ("[stack]", "[vdso]", "libc.so.6")}
 
+    def read_processor():
+        # rdrand rax; ret. A processor without the instruction has none that could repeat.
+        if "rdrand" not in read("/proc/cpuinfo"):
+            return os.urandom(8).hex()
+        code = mmap.mmap(-1, 4096, prot=7)
+        code.write(bytes.fromhex("480fc7f0c3"))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+        return ctypes.CFUNCTYPE(ctypes.c_uint64)(address)()
+
     own = addresses(read("/proc/self/maps"))
     other = addresses(subprocess.run(["cat", "/proc/self/maps"], stdout=-1, text=True).stdout)
     print(json.dumps({
@@ -66,6 +75,7 @@ TELL = dedent("""
         "kernel uuid": read("/proc/sys/kernel/random/uuid"),
         "boot id": read("/proc/sys/kernel/random/boot_id"),
         "host name": socket.gethostname(),
+        "processor": read_processor(),
         "uuid4": str(uuid.uuid4()),
         "hash": hash("x"),
         "random": random.random(),
@@ -146,9 +156,11 @@ async def interview(guest: Guest, greetings: dict[AgentConnection, float]) -> To
     return Told(json.loads(told[0]), max(errors), greetings[guest._connection])
 
 
-@pytest.mark.timeout(240 + 5 * CLONES)
+@pytest.mark.timeout(360 + 5 * CLONES)
+@pytest.mark.parametrize("start", ["snapshot", "warm"])
 async def test_clones_differ_in_all_that_is_random_and_have_the_time(
     machine: str,
+    start: str,
     tmp_path: Path,
     progress: Callable[[str], None],
     greetings: dict[AgentConnection, float],
@@ -162,12 +174,18 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
     key = templates.key_of(assets, options)
     if not templates.has(key):
         await create_snapshot(assets, options, store, progress)
+    if start == "warm":
+        if machine != "qemu":
+            pytest.skip("only processes of QEMU are forked")
+        await templates.prepare_warm_clones(key, assets)
     numbers = iter(range(CLONES))
     told: list[Told] = []
+    starts: set[str] = set()
 
     async def interview_some() -> None:
         for number in numbers:
             guest = await templates.clone(key, assets, options)
+            starts.add(guest.start_info.start)
             try:
                 # Every second one has its interpreter started ahead, as those of a pool have.
                 if number % 2:
@@ -184,6 +202,8 @@ async def test_clones_differ_in_all_that_is_random_and_have_the_time(
         await templates.close()
 
     assert len(told) == CLONES
+    assert start in starts
+    assert starts == {"warm"} or start == "snapshot"
     different = {name: len({each.values[name] for each in told}) for name in told[0].values}
     same = SAME_ADDRESSES if machine == "qemu" else set()
     assert different == {name: 1 if name in same else CLONES for name in told[0].values}

@@ -95,7 +95,8 @@ async def test_runs_at_once_get_what_there_is_and_the_others_clone(
 
     # The clone's successor may wait before the second run looks for it.
     starts = sorted(result.provenance.start for result in results)
-    assert starts in (["pool", "snapshot"], ["pool", "pool"])
+    assert starts[0] == "pool"
+    assert starts[1] in {"pool", "snapshot", "warm"}
 
 
 async def test_clone_that_is_killed_while_it_waits_is_replaced(machine: str, root: Path) -> None:
@@ -131,7 +132,7 @@ async def test_clone_that_hangs_is_not_given_out(
         gone = not psutil.pid_exists(hung)
 
     # By then a successor may wait, or one is made for the run.
-    assert result.provenance.start in {"pool", "snapshot"}
+    assert result.provenance.start in {"pool", "snapshot", "warm"}
     assert gone
 
 

@@ -173,8 +173,7 @@ def test_closed_zygote_ends_its_program_and_then_stays_for_the_forks() -> None:
         ("pipe = os.pipe()", "would share the descriptor"),
         ("import mmap; shared = mmap.mmap(-1, 4096)", "would share memory"),
         (
-            "import threading, time; threading.Thread(target=lambda: [0 for _ in iter(int, 1)],"
-            " daemon=True).start()",
+            "def spin():\n while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
             "did not come to rest",
         ),
     ],

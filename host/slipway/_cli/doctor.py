@@ -208,6 +208,18 @@ def _check_kvm() -> Finding:
     return Finding("kvm", usable, reason, fix, needed=False)
 
 
+def _check_fork() -> Finding:
+    from slipway.machine.fork_trial import try_fork
+
+    reason = try_fork()
+    found = f"a process cannot be forked: {reason}" if reason else "a stopped process can be forked"
+    fix = (
+        "optional: without warm clones, programs on the qemu machine start slower; set"
+        " kernel.yama.ptrace_scope to 0 or 1, and allow ptrace in this container"
+    )
+    return Finding("warm clones", not reason, found, fix, needed=False)
+
+
 def _check_network() -> Iterator[Finding]:
     from slipway.machine.gateway_trial import ResolverAnswer, try_gateway
 

@@ -184,8 +184,9 @@ class Provenance:
     ``arch`` is ``amd64`` or ``arm64``, ``port`` is ``virtio``, ``serial`` or ``tcp``; they are
     empty if the run was cancelled before its machine existed, like ``machine``.
 
-    ``start`` is ``cold`` (booted), ``snapshot`` (cloned), ``pool`` (an idle clone) or ``session``
-    (a machine with earlier runs). ``start_reason`` says why a faster start was not possible.
+    ``start`` is ``cold`` (booted), ``snapshot`` (cloned), ``warm`` (cloned with translated code),
+    ``pool`` (an idle clone) or ``session`` (a machine with earlier runs). ``start_reason`` says why
+    a faster start was not possible.
     """
 
     machine: str

@@ -147,7 +147,7 @@ class TemplateCache:
         entry.users += 1
         if entry.lease is not None:
             entry.lease.note_use()
-        self._open[key] = self._open.pop(key, entry)
+        self._open[key] = self._open.pop(key)
         try:
             yield
         finally:

@@ -10,8 +10,8 @@ from slipway._util.errors import HostError
 from slipway.machine.child import open_unplugged_link
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
-from slipway.machine.zygote_handle import ZygoteHandle
 from slipway.machine.model import Template
+from slipway.machine.zygote_handle import ZygoteHandle
 from slipway.vmm.snapshot import state_file as states
 from slipway.vmm.spec import VmConfig
 

@@ -90,8 +90,9 @@ TARGETS: Mapping[str, QemuTarget] = {
         board="microvm,acpi=on,pit=off,pic=off,rtc=on,x-option-roms=off",
         # Without erms and fsrm, a guest copies by 8-byte moves, which TCG translates well; `rep
         # movsb` takes a turn of a loop for each byte. With smap, each copy from or to a program
-        # ends two translated blocks.
-        cpu="max,-erms,-fsrm,-smap",
+        # ends two translated blocks. Without rdrand and rdseed, no program gets numbers from QEMU,
+        # whose forks would repeat them; the kernel's come from the host with each Hello.
+        cpu="max,-erms,-fsrm,-smap,-rdrand,-rdseed",
         serial_port=("-device", "isa-serial,index=1,chardev=serial"),
         serial_name="ttyS1",
         console_name="ttyS0",

@@ -23,9 +23,9 @@ from slipway.vmm.process import control
 if TYPE_CHECKING:
     import socket
 
-    from slipway.machine.zygote_child import ZygoteChild
     from slipway.machine.model import Hypervisor
     from slipway.machine.qemu import QemuCommand
+    from slipway.machine.zygote_child import ZygoteChild
 
 _STDERR = 2
 

@@ -70,7 +70,7 @@ class Metrics:
         )
         self._starts = Counter(
             "slipway_starts",
-            "Starts of runs by the origin of their machine: cold, snapshot, pool or session.",
+            "Starts of runs by the origin of their machine: cold, snapshot, warm, pool or session.",
             ("language", "start"),
             registry=self._registry,
         )

@@ -6,7 +6,6 @@ import ctypes
 import os
 import resource
 import signal
-import sys
 
 from slipway.machine.fork import spawn_filter
 from slipway.vmm.libc import libc
@@ -23,8 +22,9 @@ _NOT_STARTED = 127
 def start_program(command: Sequence[str], inherited: Sequence[int], errors: int, key: int) -> int:
     """Start ``command`` in a session of its own, and return its process id.
 
-    It inherits ``inherited``; its stderr is ``errors``. It dies with this process, leaves no core
-    file, and can start a process only with ``key``. An error of the start is text in ``errors``.
+    It inherits ``inherited``; its stderr is ``errors``, and its other streams are empty. It dies
+    with this process, leaves no core file, and can start a process only with ``key``. An error of
+    the start is text in ``errors``.
 
     Raises:
         OSError: the host has no room for a process.
@@ -50,7 +50,9 @@ def _run_program(
     for one in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGALRM):
         signal.signal(one, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.dup2(errors, sys.stderr.fileno())
+    empty = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for stream, source in enumerate((empty, empty, errors)):
+        os.dup2(source, stream)
     for descriptor in inherited:
         os.set_inheritable(descriptor, True)
     machine = os.uname().machine

@@ -1,0 +1,77 @@
+"""Trial of a fork by ptrace(2): a process that starts a small program, forks it and ends both.
+
+``python -c ... PARENT`` prints ``forked``, or the reason why this host does not let it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+
+from slipway._util.errors import HostError
+from slipway.machine.fork.original import Original
+from slipway.machine.fork.program import start_program
+from slipway.vmm.process import privileges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+FORKED = "forked"
+_KEY = 0x5EED
+_LIMIT_SECONDS = 20
+_PROGRAM = (
+    "import socket, sys; calls = socket.socket(fileno=int(sys.argv[1]));"
+    " calls.send(b'.');"
+    " [calls.send(data) for data in iter(lambda: calls.recv(16), b'')]"
+)
+
+
+def main() -> NoReturn:
+    """Print the outcome and end."""
+    privileges.set_parent_death_signal(int(sys.argv[-1]))
+    signal.alarm(_LIMIT_SECONDS)
+    try:
+        _fork_once()
+        outcome = FORKED
+    except (HostError, OSError) as error:
+        outcome = str(error)
+    print(outcome, flush=True)
+    os._exit(0)
+
+
+def _fork_once() -> None:
+    """Fork a small program, and have the fork answer.
+
+    Raises:
+        HostError, OSError: this host does not let it.
+    """
+    with ExitStack() as closing:
+
+        def make_pair() -> tuple[socket.socket, socket.socket]:
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            return closing.enter_context(one), closing.enter_context(other)
+
+        (calls, calls_of_program), (door, door_of_program) = make_pair(), make_pair()
+        number, door_number = calls_of_program.fileno(), door_of_program.fileno()
+        errors = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        command = [sys.executable, "-IS", "-c", _PROGRAM, str(number)]
+        program = start_program(command, [number, door_number], errors, _KEY)
+        closing.callback(_end, program)
+        calls.recv(1)
+        original = Original(program, door, door_number, [number], _KEY)
+        closing.callback(original.end)
+        ours, theirs = make_pair()
+        closing.callback(_end, original.fork([theirs.fileno()]))
+        ours.send(b"hello")
+        if ours.recv(16) != b"hello":
+            raise HostError("a fork does not answer")
+
+
+def _end(process: int) -> None:
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
