@@ -22,11 +22,11 @@ from slipway_initramfs.rootfs.tree import Tree
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
+exec 3<>/dev/ttyS1
 /bin/busybox stty -F /dev/ttyS1 raw -echo
-/bin/busybox head -c {out} /dev/zero >/dev/ttyS1
-/bin/busybox head -c 1 </dev/ttyS1
-/bin/busybox head -c {into} </dev/ttyS1 >/dev/null
-/bin/busybox echo >/dev/ttyS1
+/bin/busybox head -c {out} /dev/zero >&3
+/bin/busybox head -c {into} <&3 >/dev/null
+/bin/busybox echo >&3
 while :; do /bin/busybox sleep 1000; done
 """
 
@@ -66,9 +66,8 @@ async def drain(reader: asyncio.StreamReader, size: int) -> float:
 
 async def feed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> float:
     """Return the seconds from the first of ``size`` bytes to the guest's answer."""
-    await asyncio.sleep(0.2)  # until the guest waits for them
     began = time.monotonic()
-    writer.write(bytes(1 + size))
+    writer.write(bytes(size))
     if not await reader.read(MIB):
         raise SystemExit("the guest ended")
     return time.monotonic() - began
