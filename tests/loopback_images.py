@@ -39,7 +39,9 @@ def say(line: str) -> None:
 def main(architecture: str) -> None:
     """Build missing images, and images with an outdated recipe."""
     store = ImageStore()
-    wanted = [catalogue.find_language(name) for name in RECIPES]
+    # The recipe's rustc for arm64 does not find its libraries: the RUNPATH is not set.
+    names = [name for name in RECIPES if architecture == "amd64" or name != "rust@loopback"]
+    wanted = [catalogue.find_language(name) for name in names]
     found = {language.image: store.image(language.image, architecture) for language in wanted}
     missing = [
         language

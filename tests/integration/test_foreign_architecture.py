@@ -293,10 +293,11 @@ def test_index_of_a_registry_is_booted_on_each_architecture(
 ) -> None:
     store = ("--store", both)
     reference = f"docker://{registry.host}/toys/ash:both"
-    build = ("slipway", "image", "build", *store, "--from", reference, "--language-file", ash_file)
+    build = ("slipway", "image", "build", "--no-snapshot", *store)
+    source = ("--from", reference, "--language-file", ash_file)
     program = f"{UNAME}; cat /etc/image"
 
-    built = [commands(*build, "--arch", name) for name in (FOREIGN, HOST)]
+    built = [commands(*build, "--arch", name, *source) for name in (FOREIGN, HOST)]
     ran = [
         commands("vmm-run", *store, "--arch", name, "--language", "ash", "-c", program)
         for name in (FOREIGN, HOST)
