@@ -17,11 +17,13 @@ def _format_address(address: bytes) -> str:
 
 # The root is a ramfs: a tmpfs would be limited to half of the memory, and the kernel would boot
 # with the rest of the files missing. Mitigations protect programs of one guest from each other, and
-# a guest has a single user. Preparations for tracing take a sixth of the kernel's start, and
-# tracing is not used; a kernel without one of these functions ignores its name.
+# a guest has a single user. The agent gives napi_tx to the module of Debian's kernel
+# (kernel_modules.py), and a built-in driver takes it from here. Preparations for tracing take a
+# sixth of the kernel's start, and tracing is not used; a kernel without one of these functions
+# ignores its name.
 COMMON = (
     "rootfstype=ramfs panic=-1 mitigations=off init_on_alloc=0"
-    " cryptomgr.notests random.trust_cpu=on"
+    " cryptomgr.notests random.trust_cpu=on virtio_net.napi_tx=0"
     " initcall_blacklist=trace_eval_init,init_kprobe_trace,init_blk_tracer,tracer_init_tracefs,"
     "event_trace_init"
 )
