@@ -42,6 +42,8 @@ MARKERS = {
 
 # The suite is to do the same whether or not this machine reaches Docker Hub.
 os.environ.setdefault("SLIPWAY_SOURCE", "debian")
+# Nor does it use a server that the person who tests has running.
+os.environ["XDG_RUNTIME_DIR"] = "/nonexistent"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from slipway.machine.qemu_targets import find_target
 from slipway_initramfs.store.image_store import ImageStore
-from slipway_initramfs.store.reader import default_root
+from slipway_initramfs.store.root import default_root
 from support.commands import Commands
 from support.host_programs import need_program
 from support.serving import Server

@@ -24,7 +24,7 @@ from slipway_initramfs.rootfs.cpio import write_tree
 from slipway_initramfs.rootfs.layers import apply_layer
 from slipway_initramfs.rootfs.tree import Tree
 from slipway_initramfs.store.image_store import ImageStore
-from slipway_initramfs.store.reader import default_root
+from slipway_initramfs.store.root import default_root
 from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.schema import MAX_DATA, VERSION

@@ -38,9 +38,9 @@ class Server:
         temporary = directory / "tmp"
         temporary.mkdir()
         self._notifications = directory / "notify"
-        self._commands = Commands(temporary, {"NOTIFY_SOCKET": str(self._notifications)})
+        self.commands = Commands(temporary, {"NOTIFY_SOCKET": str(self._notifications)})
         if fake:
-            self._commands.prefix = (sys.executable, str(FAKE_SERVER))
+            self.commands.prefix = (sys.executable, str(FAKE_SERVER))
         # What is made in the background is for the tests that want it.
         self._options = options if "--pool" in options else ("--pool", "0", *options)
         self._told: socket.socket | None = None
@@ -64,13 +64,17 @@ class Server:
         self._told.bind(str(self._notifications))
         self._told.settimeout(_LOOK_SECONDS)
         with self.log.open("ab") as log:
-            self.process = self._commands.start(
+            self.process = self.commands.start(
                 "slipway",
-                *("serve", "--api-sock", str(self.path), *self._options),
+                *self.list_arguments(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    def list_arguments(self) -> tuple[str, ...]:
+        """Return the arguments of ``slipway``."""
+        return ("serve", "--api-sock", str(self.path), *self._options)
 
     def wait_ready(self) -> None:
         """Wait until the server serves."""
@@ -92,7 +96,7 @@ class Server:
     def outliving(self) -> list[psutil.Process]:
         """Processes that do not end, although the server has."""
         # The kernel kills a machine with its parent, but nobody waits for that.
-        _, alive = psutil.wait_procs(self._commands.processes(), timeout=30)
+        _, alive = psutil.wait_procs(self.commands.processes(), timeout=30)
         return alive
 
     def kill(self) -> None:
@@ -113,7 +117,7 @@ class Server:
     def leftovers(self) -> list[str]:
         """Processes that do not end, sockets, directories and temporary files."""
         left = [str(path) for path in (self.path, *self.run_directory.rglob("*")) if path.exists()]
-        return left + self._commands.leftovers()
+        return left + self.commands.leftovers()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway._cli.found_server import check_choice_of_server, run_on_found_server
 from slipway._cli.parser import rename_options_in_errors
 from slipway._cli.program import PROCESS_START
 from slipway._cli.progress import Progress
@@ -27,6 +29,7 @@ __all__ = ["build_parser", "run_command"]
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from slipway._model.options import Options
     from slipway._model.result import Result
@@ -53,6 +56,7 @@ def run_command(arguments: list[str], prog: str) -> int:
 
 
 def _run_parsed(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) -> int:
+    check_choice_of_server(parsed)
     locals_of = plan_destinations(parsed.outputs)
     options = read_options(parsed, program_arguments, tuple(locals_of))
     if parsed.debug:
@@ -64,7 +68,7 @@ def _run_parsed(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) 
 
         result = run_on_server(parsed, options)
     else:
-        result = _run_here(parsed, options)
+        result = _run_without_choice(parsed, options)
     save_files(result.files, locals_of)
     if parsed.json:
         print_text(json.dumps(result.record()) + "\n")
@@ -73,8 +77,19 @@ def _run_parsed(parsed: argparse.Namespace, program_arguments: tuple[str, ...]) 
     return find_exit_code(result)
 
 
-def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
-    """Run a program in a machine of this process."""
+def _run_without_choice(parsed: argparse.Namespace, options: Options) -> Result:
+    """Run a program on the server of this user, or else in a machine of this process."""
+
+    @cache
+    def read() -> bytes:
+        return read_source(parsed)
+
+    result = None if parsed.no_server else run_on_found_server(parsed, options, read)
+    return _run_here(parsed, options, read) if result is None else result
+
+
+def _run_here(parsed: argparse.Namespace, options: Options, read: Callable[[], bytes]) -> Result:
+    """Run a program in a machine of this process; ``read`` returns its source."""
     from slipway._cli.event_loop import run_interruptible
     from slipway._cli.run_streams import read_nothing, read_stdin
     from slipway._run.images import StoredImages
@@ -87,7 +102,7 @@ def _run_here(parsed: argparse.Namespace, options: Options) -> Result:
 
     store = ImageStore(parsed.store)
     launcher = ColdLauncher(store) if parsed.cold else SnapshotLauncher(store)
-    language, source = _find_language(parsed, store), read_source(parsed)
+    language, source = _find_language(parsed, store), read()
     stdin = read_nothing() if parsed.source == "-" else read_stdin()
     job = JobRequest(language, source, options, stdin)
     job.check()

@@ -76,6 +76,11 @@ def build_parser(prog: str) -> Parser:
     add_run_options(parser)
     add("--json", action="store_true", help="print one JSON record instead of the output")
     add("--api-sock", metavar="PATH", help="run on the server at this socket")
+    add(
+        "--no-server",
+        action="store_true",
+        help="run in a machine of this command, also if a server of this user is running",
+    )
     add("--cold", action="store_true", help="boot the machine instead of cloning it")
     add_store(parser)
     add("-v", "--verbose", action="store_true", help="print the timing on stderr")

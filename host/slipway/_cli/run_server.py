@@ -54,11 +54,10 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
             f"Leave out {flag} or --api-sock.",
         )
     source = read_source(parsed)
-    check_source(source)
-    options.check("")  # only the server knows the name of the source's file
     with SignalGate() as gate:
-        run = ServerRun(BlockingApi(parsed.api_sock, DEFAULT_TIMEOUT, gate), gate)
-        return run.follow(run.start(parsed, source, options), parsed)
+        api = BlockingApi(parsed.api_sock, DEFAULT_TIMEOUT, gate)
+        run = ServerRun(api, gate)
+        return run.follow(run.start(build_request(api, parsed, source, options)), parsed)
 
 
 def find_local_option(parsed: argparse.Namespace) -> str:
@@ -70,6 +69,23 @@ def find_local_option(parsed: argparse.Namespace) -> str:
     return ""
 
 
+def build_request(
+    api: BlockingApi, parsed: argparse.Namespace, source: bytes, options: Options
+) -> RunRequest:
+    """Return the checked request; asks the server for the language of a suffix.
+
+    Raises:
+        SlipwayError: the request is invalid, or the server does not answer.
+    """
+    check_source(source)
+    options.check("")  # only the server knows the name of the source's file
+    language = parsed.language
+    if language is None:
+        known = decode_languages(api.request("GET", "/v1/languages"))
+        language = find_language_by_suffix(Path(parsed.source), known)
+    return RunRequest(source, language, options, b"" if parsed.source == "-" else None)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerRun:
     """Run of a program on the server behind ``api``, with our streams and signals."""
@@ -77,18 +93,13 @@ class ServerRun:
     api: BlockingApi
     gate: SignalGate
 
-    def start(self, parsed: argparse.Namespace, source: bytes, options: Options) -> BlockingRun:
+    def start(self, request: RunRequest) -> BlockingRun:
         """Start the run; stdin has not been read.
 
         Raises:
             SlipwayError: the server refused, or is gone.
         """
-        language = parsed.language
-        if language is None:
-            known = decode_languages(self.api.request("GET", "/v1/languages"))
-            language = find_language_by_suffix(Path(parsed.source), known)
-        stdin = b"" if parsed.source == "-" else None
-        return BlockingRun.start(self.api, RunRequest(source, language, options, stdin))
+        return BlockingRun.start(self.api, request)
 
     def follow(self, run: BlockingRun, parsed: argparse.Namespace) -> Result:
         """Follow a run to its end, and return its result, with the output for ``--json``.

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from slipway._cli.snapshot_budget import read_snapshot_budget
 from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._server.kept.retention import ClientTimeouts
 from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS, ServerSettings
+from slipway._util.default_socket import find_default_socket
 from slipway._util.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def build_parser(prog: str) -> Parser:
     """Return the parser of the options."""
     parser = Parser(
         prog=prog,
-        usage=f"{prog} --api-sock PATH [options]",
+        usage=f"{prog} [--api-sock PATH] [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,7 +76,8 @@ def build_parser(prog: str) -> Parser:
         "--api-sock",
         type=parse_path,
         metavar="PATH",
-        help="socket of the API, unless systemd passes one",
+        help="socket of the API, unless systemd passes one "
+        "(default: $XDG_RUNTIME_DIR/slipway/api, where vmm-run finds it)",
     )
     add(
         "--mode",
@@ -126,13 +129,15 @@ def _configure_logging(debug: bool) -> None:
 async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, str]) -> None:
     from slipway._cli.host_check import check_host
     from slipway._local.runtime import AsyncRuntime
+    from slipway._server.default_directory import create_default_directory
     from slipway._server.server import Server
     from slipway._server.systemd import Notifier, take_inherited_socket
 
     notify = Notifier(environment)
     inherited = take_inherited_socket(environment)
     path = None if inherited is None else _find_socket_path(inherited.getsockname())
-    settings = _read_settings(parsed, path)
+    default = _find_default_path(environment) if (path or parsed.api_sock) is None else None
+    settings = _read_settings(parsed, path or default)
     check_host(parsed.store, parsed.machine, parsed.arch)
     given = {"pool": _find_pool_size(parsed), "snapshot_budget": read_snapshot_budget(parsed)}
     runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), **given})
@@ -144,7 +149,18 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     # again, which was a fifth of the starts that a second has room for.
     gc.collect()
     gc.freeze()
-    await server.serve(inherited)
+    with create_default_directory(default.parent) if default is not None else nullcontext():
+        await server.serve(inherited)
+
+
+def _find_default_path(environment: Mapping[str, str]) -> Path:
+    path = find_default_socket(environment)
+    if path is None:
+        raise InputError(
+            "missing --api-sock, and XDG_RUNTIME_DIR is not set",
+            "Name a socket: slipway serve --api-sock PATH",
+        )
+    return Path(path)
 
 
 def _find_socket_path(name: object) -> Path:
@@ -159,20 +175,22 @@ def _find_pool_size(parsed: argparse.Namespace) -> int:
     return int(parsed.pool)
 
 
-def _read_settings(parsed: argparse.Namespace, inherited: Path | None) -> ServerSettings:
+def _read_settings(parsed: argparse.Namespace, unnamed: Path | None) -> ServerSettings:
+    """Return the settings; ``unnamed`` is the socket that ``--api-sock`` does not name.
+
+    Raises:
+        InputError: two sockets, or an invalid value.
+    """
     from slipway._server.peers import AllowList
     from slipway._server.systemd import raise_descriptor_limit
 
-    path = inherited or parsed.api_sock
-    if path is None:
-        raise InputError("missing --api-sock", "Name a socket: slipway serve --api-sock PATH")
-    if inherited is not None and parsed.api_sock is not None:
+    if unnamed is not None and parsed.api_sock is not None:
         raise InputError(
-            f"--api-sock, and the socket {inherited} from systemd, exclude each other",
+            f"--api-sock, and the socket {unnamed} from systemd, exclude each other",
             "Leave out --api-sock.",
         )
     return ServerSettings(
-        api_socket=path,
+        api_socket=unnamed or parsed.api_sock,
         access=_read_access(parsed),
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
         timeouts=ClientTimeouts(**_select(parsed, TIMEOUT_OPTIONS)),

@@ -35,6 +35,7 @@ from slipway._util.public import public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from slipway._admission import Load
@@ -129,6 +130,11 @@ class AsyncRuntime:
     def defaults(self) -> Mapping[str, str]:
         """The defaults of the options ``machine`` and ``arch``, by name."""
         return self._defaults
+
+    @property
+    def store(self) -> Path:
+        """Absolute path of the image store."""
+        return self._store.root.absolute()
 
     @property
     def load(self) -> Load:

@@ -121,6 +121,7 @@ def decode_health(answer: object) -> Health:
             fields.read_plain_text("version"),
             fields.read_integer("machines"),
             fields.read_integer("waiting"),
+            fields.read_plain_text("store"),
         )
 
 

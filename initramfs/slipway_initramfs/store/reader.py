@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.errors import ImageCorrupted, ImageError
@@ -24,19 +23,15 @@ from slipway_initramfs.store.records import (
     Kernel,
     build_kernel_key,
 )
+from slipway_initramfs.store.root import default_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Kind of the records of kernels that were chosen, by architecture.
 CHOICE_KIND = "kernel-choice"
 # Digits of a digest that suffice to name an image.
 MIN_PREFIX = 6
-
-
-def default_root() -> Path:
-    """Return ``$XDG_CACHE_HOME/slipway``, or ``~/.cache/slipway``."""
-    # The XDG base directory specification ignores relative values.
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
-    return base / "slipway"
 
 
 class StoreReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -263,3 +263,4 @@ class HealthDocument(BaseModel):
     version: str
     machines: int
     waiting: int
+    store: Annotated[str, Field(description="Path of the image store.")]

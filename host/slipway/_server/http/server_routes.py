@@ -48,7 +48,13 @@ async def get_health(request: Request) -> Response:
     service.check_open()
     load = service.runtime.load
     return build_json_response(
-        {"status": "ok", "version": __version__, "machines": load.machines, "waiting": load.waiting}
+        {
+            "status": "ok",
+            "version": __version__,
+            "machines": load.machines,
+            "waiting": load.waiting,
+            "store": str(service.runtime.store),
+        }
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.store.image_store import ImageStore
-from slipway_initramfs.store.reader import default_root
+from slipway_initramfs.store.root import default_root
 from slipway_initramfs.units import MIB
 from support.stores import names, put_agent, put_image, writer
 from support.waiting import block_until
