@@ -191,6 +191,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/boot.py
 	@.venv/bin/python bench/as_typed.py
 	@.venv/bin/python bench/startup.py
+	@.venv/bin/python bench/command.py
 	@.venv/bin/python bench/throughput.py
 	@.venv/bin/python bench/ports.py --port serial --text
 	@.venv/bin/python bench/images.py

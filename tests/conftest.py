@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slipway._run.assets import Assets
 
 # Also those of support/ways.py, which imports more than most tests need.
-WAYS = ("guest", "clone", "runtime", "client", "cli", "serial", "tcp")
+WAYS = ("guest", "clone", "runtime", "client", "cli", "served", "serial", "tcp")
 
 # Fixtures that stand for what Python alone does not bring, and the marker of each test that uses
 # one, directly or through another fixture. ``make check`` runs the tests without these markers.
@@ -71,7 +71,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=WAYS,
         help="how the behaviour suite's programs get to a machine; may be given again. guest: all"
         " of a language to one machine, directly; clone: each to a clone of a ready one; runtime,"
-        " client and cli: as users do it, each to a machine of its own; serial and tcp: as guest,"
+        " client, cli and served (the command line on a server): as users do it, each to a machine"
+        " of its own; serial and tcp: as guest,"
         " with an agent on that port, for one language (default: guest for all languages, the"
         " others for few)",
     )

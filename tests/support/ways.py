@@ -1,7 +1,7 @@
 """Users' ways to Slipway: the behaviour suite goes each of them.
 
-``runtime`` and ``client`` are the library without and with a server, ``cli`` is the command
-line. Each program has a separate machine, also with ``clone``: a clone of a ready
+``runtime`` and ``client`` are the library without and with a server, ``cli`` and ``served`` the
+command line likewise. Each program has a separate machine, also with ``clone``: a clone of a ready
 machine, directly; ``guest`` is :class:`support.microvm.Microvm`, where one machine takes all of a
 language's programs and no way to it is tried. ``serial`` and ``tcp`` are the same with an agent on
 that port.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slipway._blocking.handles import Execution
 
 SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
-OTHER_WAYS = ("clone", "runtime", "client", "cli")
+OTHER_WAYS = ("clone", "runtime", "client", "cli", "served")
 PORT_WAYS = ("serial", "tcp")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")
 
@@ -48,6 +48,8 @@ def open_way(way: str, language: str, machine: str, arch: str = "auto") -> Runne
         return CloneVm(language, machine, arch=arch)
     if way == "cli":
         return CommandRunner(language, machine, arch)
+    if way == "served":
+        return ServedCommandRunner(language, machine, arch)
     kind = ClientRunner if way == "client" else RuntimeRunner
     return kind(language, machine, arch)
 
@@ -268,6 +270,25 @@ class CommandRunner(Runner):
             else:
                 found[path] = OutputFile(path, local.stat().st_mode & 0o777, local.read_bytes())
         return found
+
+
+class ServedCommandRunner(CommandRunner):
+    """The console script, once for each program, on a separate server."""
+
+    def __init__(self, language: str, machine: str, arch: str) -> None:
+        super().__init__(language, machine, arch)
+        directory = self._place / "server"
+        directory.mkdir()
+        self._server = Server(directory).start()
+        self._where += ["--api-sock", str(self._server.path)]
+
+    def close(self) -> None:
+        """See :meth:`Runner.close`; the server has to end well and leave nothing."""
+        try:
+            code = self._server.stop()
+            assert (code, self._server.leftovers()) == (0, []), self._server.log.read_text()
+        finally:
+            super().close()
 
 
 def _flag(name: str) -> str:
