@@ -28,7 +28,7 @@ def main() -> None:
     kernel = ImageStore().kernel()
     if kernel is None:
         sys.exit("make the image first: slipway image build python")
-    program = [str(Path(sys.executable).with_name("vmm-run")), str(parsed.file)]
+    program = [str(Path(sys.executable).with_name("vmm-run")), "--no-server", str(parsed.file)]
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory) / "bare.cpio"
         write_initrd(initrd)

@@ -72,7 +72,10 @@ def test_server_of_the_user_is_found_and_used(command: Commands, tmp_path: Path)
     plain = command("vmm-run", program, stdin=b"\xffgiven")
     record = json.loads(command("vmm-run", "--json", program).stdout)
 
+    told = command("vmm-run", "--verbose", program)
+
     assert plain == Ended(3, b"hello\n\xffgiven", "oh\n")
+    assert told.stderr.startswith("slipway: on the server at ")
     assert (record["verdict"], record["run"]["stdout"]["text"]) == ("failed", "hello\n")
     assert not command.leftovers()
 

@@ -76,6 +76,8 @@ def _try_server(
         except SlipwayError as error:  # the server refused: nothing was started
             _report(path, error.message, parsed.verbose)
             return None
+        if parsed.verbose:
+            write_line(f"on the server at {path}")
         return run.follow(started, parsed)
 
 

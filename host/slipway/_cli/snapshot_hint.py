@@ -10,7 +10,7 @@ from slipway._model.options import OPTIONS
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, check_clonable
 from slipway._snapshots.store import SnapshotStore
 from slipway._util.errors import SlipwayError
-from slipway_initramfs.store.reader import default_root
+from slipway_initramfs.store.root import default_root
 
 if TYPE_CHECKING:
     from slipway._model.options import Options

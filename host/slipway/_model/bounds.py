@@ -27,6 +27,8 @@ MAX_OUTPUT_PATH_BYTES = 4 * KIB
 # Bytes of a part of a path (NAME_MAX), and of a variable's name.
 MAX_NAME = 255
 MAX_PATH = 4096
+# Highest number of a TCP port.
+MAX_PORT = 65535
 # Characters of a run's key.
 MAX_KEY = 128
 

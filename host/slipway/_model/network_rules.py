@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from slipway._model.bounds import MAX_PORT
 from slipway._util.address_blocks import CLOSED_BLOCKS, SITE_BLOCKS
 from slipway._util.errors import InputError
 
@@ -37,7 +38,6 @@ NONE = "none"
 HOST = "host"
 # The port of mail servers (SMTP). Only a rule that ends in this port lets a guest send mail.
 MAIL_PORT = 25
-MAX_PORT = 65535
 # Characters of a name and of its parts (RFC 1035, section 2.3.4).
 MAX_NAME = 253
 MAX_LABEL = 63

@@ -33,6 +33,9 @@ class NetworkTexts:
         Raises:
             InputError: a rule or port is invalid, or a limit is given without a network.
         """
+        # The rules take long to import, and most runs have no network.
+        if self == NetworkTexts():
+            return None
         from slipway._model.network import Network
         from slipway._model.network_rules import NONE, parse_rules
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slipway._model.network_rules import MAX_PORT
+from slipway._model.bounds import MAX_PORT
 from slipway._util.errors import InputError
 from slipway._util.public import public
 

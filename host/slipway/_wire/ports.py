@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.network_rules import MAX_PORT
+from slipway._model.bounds import MAX_PORT
 from slipway._model.published_ports import MAX_PUBLISHED, PublishedPort
 from slipway._wire.fields import Fields
 

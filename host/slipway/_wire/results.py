@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS
-from slipway._model.network_rules import MAX_PORT
+from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS, MAX_PORT
 from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
 from slipway._model.result import (
     Captured,
