@@ -54,4 +54,5 @@ def check_budget(name: str, modules: tuple[str, ...]) -> None:
     new = sorted(set(shorten_names(modules)) - set(budget.names))
     assert len(modules) <= budget.most, (
         f"{name} imports {len(modules)} modules, at most {budget.most} are allowed; new: {new}"
+        " (if they are needed: tests/support/import_budgets.py)"
     )
