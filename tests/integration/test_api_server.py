@@ -247,7 +247,6 @@ def test_refuses_a_second_server_on_the_same_path(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ((), "--api-sock"),
         (("--api-sock", "/" + "x" * 200), "107"),
         (("--api-sock", "api", "--allow", "nobody-at-all"), "nobody-at-all"),
         (("--api-sock", "api", "--allow", "@no-such-group"), "no-such-group"),

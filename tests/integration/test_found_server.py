@@ -271,3 +271,15 @@ def test_server_needs_a_default_directory_of_its_own(
 
     assert ended.code == 125
     assert "is not a directory of this user alone" in ended.stderr
+
+
+def test_server_without_a_path_needs_the_runtime_directory(
+    command: Commands, runtime: Path
+) -> None:
+    command.environment["XDG_RUNTIME_DIR"] = str(runtime / "none")
+
+    ended = command("slipway", "serve", "--store", str(runtime), "--machine", "auto")
+
+    assert ended.code == 125
+    assert f"cannot create {runtime / 'none' / 'slipway'}" in ended.stderr
+    assert "slipway serve --api-sock PATH" in ended.stderr
