@@ -6,9 +6,10 @@
     python bench/clones.py memory    what clones that wait have of their own, and 40 at once
     python bench/clones.py compilers what is added to the compiler's own time in the guest
     python bench/clones.py languages each language's hello world, by a clone and from the pool
+    python bench/clones.py warm      warm clones and others in turn: CPU time, answer, memory
 
-Without an argument all four. They run in this process, without a server, on the machine that
-``auto`` takes; snapshots that are missing in the default store are made.
+Without an argument all five. They run in this process, without a server, on the machine that
+``auto`` takes, the last on qemu; snapshots that are missing in the default store are made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import psutil
 
 from process_tree import private_bytes
 from side_by_side import table
@@ -53,6 +56,7 @@ HELLO = {
 LANGUAGES = ("bash", "python", "javascript", "c", "c++", "go", "rust")
 SETTLED = 3.0
 """Seconds that an interpreter has to come to where it waits; node takes two."""
+PARTS = ("latency", "memory", "compilers", "languages", "warm")
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -218,6 +222,33 @@ async def languages(rounds: int, machine: str) -> None:
         print(f"{name:<12} {row[0]:8.2f} {row[1]:8.3f} {row[2]:8.0f}", flush=True)
 
 
+async def warm(rounds: int, machine: str) -> None:
+    """Each language's hello world in warm clones and others, in turn: medians of a job."""
+    print("\nhello world in a clone: CPU seconds of its QEMU, seconds to the agent's answer,")
+    print("MiB unshared at the end; from a snapshot, then warm")
+    for name in ("python", "c", "go", "javascript"):
+        rows: dict[str, list[tuple[float, ...]]] = {"snapshot": [], "warm": []}
+        async with ground(name, machine) as on, ground(name, machine) as other:
+            await on.templates.prepare_warm_clones(on.key, on.assets)
+            for _ in range(rounds):
+                # A cache makes warm clones from its second clone on; this one is closed before.
+                other.templates.close_template(other.key)
+                for where in (other, on):
+                    began = time.perf_counter()
+                    guest = await clone(where)
+                    answered = time.perf_counter() - began
+                    await first_output(guest, where)
+                    process = psutil.Process(guest.machine.pid)
+                    seconds = sum(process.cpu_times()[:2])
+                    own = private_bytes(process.pid) / MIB
+                    rows[guest.start_info.start].append((seconds, answered, own))
+                    await guest.stop()
+        medians = [
+            statistics.median(column) for row in rows.values() for column in zip(*row, strict=True)
+        ]
+        print(f"{name:<12}", *(f"{value:8.3f}" for value in medians), flush=True)
+
+
 async def compilers(rounds: int, machine: str) -> None:
     """From the launch of a clone to the first byte, beside what the guest's own clock counted."""
     print("\nhello world from a clone: seconds to the first byte, of it in the guest's")
@@ -249,7 +280,7 @@ async def measure_compiled(on: BenchSetup) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", nargs="?", choices=("latency", "memory", "compilers", "languages"))
+    parser.add_argument("part", nargs="?", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clones", type=int, default=40)
     parser.add_argument("--machine", default="auto")
@@ -263,6 +294,8 @@ def main() -> None:
             asyncio.run(compilers(3, parsed.machine))
         if parsed.part in {None, "languages"}:
             asyncio.run(languages(3, parsed.machine))
+        if parsed.part in {None, "warm"}:
+            asyncio.run(warm(3, "qemu"))
 
 
 if __name__ == "__main__":
