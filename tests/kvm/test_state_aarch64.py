@@ -103,6 +103,7 @@ def test_interrupt_controller_comes_along(bare: Bare, fresh: BareMetal) -> None:
 def test_state_of_a_running_vcpu_is_not_read(bare: Bare) -> None:
     """KVM reads a GIC's registers only while all vCPUs stand still."""
     machine = bare(ArmCode().spin()).start()
+    block_until(machine.number, "the guest counts")
 
     with pytest.raises(HostError, match="reading the GIC's distributor failed: Device or resource"):
         aarch64_state.save_vgic(machine.vm, [], layout.LINES)
