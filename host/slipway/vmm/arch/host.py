@@ -15,17 +15,23 @@ def find_architecture() -> Architecture:
     """Return the architecture of this host, and thereby of its guests.
 
     Raises:
-        HostError: the VMM does not support this architecture.
+        HostError: the VMM does not support this architecture, or its modules cannot be read.
     """
     machine = os.uname().machine
-    if machine == "x86_64":
-        from slipway.vmm.arch.x86_64 import architecture
+    try:
+        if machine == "x86_64":
+            from slipway.vmm.arch.x86_64 import architecture
 
-        return architecture
-    if machine == "aarch64":
-        from slipway.vmm.arch.aarch64 import architecture as aarch64
+            return architecture
+        if machine == "aarch64":
+            from slipway.vmm.arch.aarch64 import architecture as aarch64
 
-        return aarch64
+            return aarch64
+    except OSError as error:  # too many open files
+        raise HostError(
+            f"cannot read the modules of {machine}: {error.strerror}",
+            "Raise the limit of open files (ulimit -n).",
+        ) from None
     raise HostError(
         f"the hypervisor kvm does not support the architecture {machine}", "Use --machine qemu."
     )
