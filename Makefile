@@ -76,8 +76,9 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run $(1) --memory 2048 
 	-p no:cacheprovider --basetemp /tmp/pytest --timeout 1200
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
-	kernel kernel-twice kernel-wheel behaviour-kernel killed-server killed-gateways browser many-runs many-clones forks lint docs fuzz fuzz-frames bench bench-lab \
-	lab lab-full lab-arm lab-arm-full bench-lab-arm clean
+	kernel kernel-twice kernel-wheel behaviour-kernel killed-server killed-gateways browser \
+	many-runs many-clones forks lint docs fuzz fuzz-frames bench bench-lab lab lab-full lab-arm \
+	lab-arm-full bench-lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
 	@.ci/setup run
