@@ -50,9 +50,13 @@ class Channel:
         self._writer.write(self._connection.send(message))
         await self._writer.drain()
 
-    def post(self, message: HostMessage) -> None:
-        """Send ``message`` without waiting, for small ones whose number something else bounds."""
-        self._writer.write(self._connection.send(message))
+    def post(self, *messages: HostMessage) -> None:
+        """Send ``messages`` in one write, without waiting; something else bounds their bytes.
+
+        Raises:
+            ProtocolError: a message does not fit into a frame; none is sent.
+        """
+        self._writer.write(b"".join(self._connection.send(message) for message in messages))
 
     async def receive(self) -> Event | None:
         """Return the next event, or None at the end of the stream, clean or broken."""

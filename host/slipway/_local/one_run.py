@@ -11,12 +11,11 @@ from slipway._model.arguments import (
     load_source,
     open_stdin,
     read_source,
-    stream_bytes,
 )
 from slipway._model.options import build_options
 from slipway._model.values import check_value
 from slipway._run.images import StoredImages
-from slipway._run.job_request import JobRequest
+from slipway._run.job_request import JobRequest, open_input
 from slipway._run.languages import select_language
 from slipway._run.run import Run
 from slipway._run.slot import Slot, SlotContext
@@ -130,7 +129,7 @@ def _request_job(
 
     image_store = ImageStore(check_value("store", Path | None, store))
     found = select_language(language, source, image_store)
-    stream = stream_bytes(opened) if isinstance(opened, bytes) else opened
+    stream = open_input(opened, checked) if isinstance(opened, bytes) else opened
     job = JobRequest(found, text, checked, stream)
     job.check()
     context = SlotContext(StoredImages(image_store), SnapshotLauncher(image_store))

@@ -227,9 +227,9 @@ class AgentConnection:
         except OSError:
             raise await self._build_loss_error() from None
 
-    def post(self, message: HostMessage) -> None:
-        """Send a small ``message`` without waiting; a machine that has ended gets none."""
-        self._channel.post(message)
+    def post(self, *messages: HostMessage) -> None:
+        """Send small ``messages`` without waiting; a machine that has ended gets none."""
+        self._channel.post(*messages)
 
     async def receive(self) -> Message:
         """Return the next message; noise between the frames is dropped.

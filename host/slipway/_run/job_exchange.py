@@ -22,7 +22,7 @@ from slipway_protocol.flow import ReceiveWindow
 from slipway_protocol.schema import MAX_DATA
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from slipway._model.input_file import InputFile
     from slipway._run.output_sink import JobObserver, OutputSink
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 # Credit of each stream of a run, in bytes. Keeps a fast pipe full at the latency of a loaded host.
 WINDOW = MIB
+# A job whose files have at most so many bytes, names included, is posted in one write. A larger one
+# has a task, which waits while the guest does not read.
+MAX_POSTED = 32 * 1024
+# Estimate of the bytes that a file needs besides its name and content.
+_FILE_HEADER = 64
 
 
 class AgentChannel(Protocol):
@@ -38,8 +43,8 @@ class AgentChannel(Protocol):
     async def send(self, message: HostMessage) -> None:
         """Send ``message``; wait while the guest does not read."""
 
-    def post(self, message: HostMessage) -> None:
-        """Send a small ``message`` without waiting."""
+    def post(self, *messages: HostMessage) -> None:
+        """Send small ``messages`` in one write, without waiting."""
 
     async def receive(self) -> Message:
         """Return the next message."""
@@ -94,10 +99,16 @@ class JobExchange:
         try:
             async with asyncio.TaskGroup() as tasks:
                 feeder = tasks.create_task(self._send_stdin(stdin)) if stdin is not None else None
-                sender = tasks.create_task(self._send_job(files))
+                sender = None
+                if _is_small(files):
+                    self._channel.post(*self._build_messages(files))
+                    self._started.set()
+                else:
+                    sender = tasks.create_task(self._send_job(files))
                 while not self._handle_message(await self._channel.receive()):
                     pass
-                await sender
+                if sender is not None:
+                    await sender
                 if feeder is not None:
                     feeder.cancel()
         except BaseExceptionGroup as group:
@@ -141,16 +152,19 @@ class JobExchange:
     # --- Sending ----------------------------------------------------------------------------
 
     async def _send_job(self, files: tuple[InputFile, ...]) -> None:
-        send = self._channel.send
-        await send(replace(self._job, job=self._id, window_bytes=WINDOW))
-        for file in files:
-            await send(m.File(self._id, file.path, file.mode, len(file.data)))
-            for start in range(0, len(file.data), MAX_DATA):
-                await send(m.FileData(self._id, file.data[start : start + MAX_DATA]))
-        await send(m.Start(self._id))
+        for message in self._build_messages(files):
+            await self._channel.send(message)
         self._started.set()
         if self._size is not None:  # it came before the agent knew the job
-            await send(m.Resize(self._id, self._size))
+            await self._channel.send(m.Resize(self._id, self._size))
+
+    def _build_messages(self, files: tuple[InputFile, ...]) -> Iterator[HostMessage]:
+        yield replace(self._job, job=self._id, window_bytes=WINDOW)
+        for file in files:
+            yield m.File(self._id, file.path, file.mode, len(file.data))
+            for start in range(0, len(file.data), MAX_DATA):
+                yield m.FileData(self._id, file.data[start : start + MAX_DATA])
+        yield m.Start(self._id)
 
     async def _send_stdin(self, stdin: AsyncIterator[bytes]) -> None:
         # An empty stdin ends at once: the agent has to know its job before that.
@@ -288,6 +302,11 @@ class JobExchange:
         if self._phase is not None or (self._find_next_phase() is not None and not is_cut):
             raise UnknownOutcome("the job ended out of order")
         self._files.check_complete()
+
+
+def _is_small(files: tuple[InputFile, ...]) -> bool:
+    """Tell if a job with ``files`` is posted."""
+    return sum(_FILE_HEADER + len(file.path) + len(file.data) for file in files) <= MAX_POSTED
 
 
 class _OutputStream:

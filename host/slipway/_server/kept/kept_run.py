@@ -258,7 +258,8 @@ class KeptRun:
             pump.cancel()
             await asyncio.wait([pump])
             await self._socket.close()
-            await self.cancel()
+            if not self._is_over():
+                await self.cancel()
 
     async def _wait_ended(self, pump: asyncio.Task[None]) -> None:
         """Wait for the run's end. A run whose output nobody reads is cancelled after a while."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from typing import TYPE_CHECKING
 
 from slipway._util.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The most bytes that are kept and not yet written to any client. Then appending waits.
 AHEAD = MIB
@@ -47,7 +51,9 @@ class OutputLog:
         self.closed = False
         self._appending = asyncio.Lock()
         self._room = asyncio.Event()
-        self._grown = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._watchers: list[Callable[[], None]] = []
+        self._is_reporting = False
 
     @property
     def start(self) -> int:
@@ -84,7 +90,7 @@ class OutputLog:
         """Mark the end of the stream."""
         self.closed = True
         self._room.set()
-        self._grown.set()
+        self._report_growth()
 
     def clear(self) -> None:
         """Close, and drop all bytes."""
@@ -93,11 +99,14 @@ class OutputLog:
         self._starts.clear()
         self._pieces.clear()
 
-    async def wait(self, offset: int) -> None:
-        """Wait until the stream has bytes at ``offset``, or is closed."""
-        while self.end <= offset and not self.closed:
-            self._grown.clear()
-            await self._grown.wait()
+    def watch(self, call: Callable[[], None]) -> None:
+        """Call ``call`` soon after bytes have been appended, once for all of them, or the close."""
+        self._watchers.append(call)
+
+    def unwatch(self, call: Callable[[], None]) -> None:
+        """Stop calling ``call``, which need not be watching."""
+        if call in self._watchers:
+            self._watchers.remove(call)
 
     def read(self, offset: int, most: int) -> list[bytes | memoryview]:
         """Return up to ``most`` bytes from ``offset`` on, in pieces; large pieces are not copied.
@@ -146,7 +155,18 @@ class OutputLog:
             assert isinstance(block, bytearray)
             block += piece
         self.end += len(piece)
-        self._grown.set()
+        self._report_growth()
+
+    def _report_growth(self) -> None:
+        """Have all watchers called in the next turn of the loop: many pieces come in one."""
+        if self._watchers and not self._is_reporting:
+            self._is_reporting = True
+            self._loop.call_soon(self._call_watchers)
+
+    def _call_watchers(self) -> None:
+        self._is_reporting = False
+        for call in list(self._watchers):
+            call()
 
     def _place(self, piece: bytes | bytearray, *, growing: bool) -> None:
         self._starts.append(self.end)

@@ -64,7 +64,7 @@ class OutputSocket:
         self._next: int | None = None
         self._loop = asyncio.get_running_loop()
         self._current: OutputConnection | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._connections: set[OutputConnection] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._listener: socket.socket
         self._open = False
@@ -114,9 +114,20 @@ class OutputSocket:
             self._listener.close()
             self._remove()
         self._current = None
+        connections = list(self._connections)
         self._stop_serving()
-        if self._serving:
-            await asyncio.wait(self._serving)
+        for connection in connections:
+            await connection.wait_closed()
+
+    def on_served(self, connection: OutputConnection, *, delivered: bool) -> None:
+        """Tell the owner that the client has left, unless a newer one has replaced it."""
+        if self._current is connection:
+            self._current = None
+            self._owner.on_disconnected(delivered=delivered)
+
+    def on_closed(self, connection: OutputConnection) -> None:
+        """Forget ``connection``."""
+        self._connections.discard(connection)
 
     def _bind(self) -> None:
         directory = self.path.parent
@@ -155,7 +166,7 @@ class OutputSocket:
                 return
             offset = self._output.start if self._next is None else self._next
             connection = OutputConnection(
-                peer, self._output, offset, self._owner.create_command_reader()
+                peer, self._output, offset, self._owner.create_command_reader(), self
             )
         except OSError as error:
             log.warning("cannot serve a client at %s: %s", self.path, error)
@@ -165,33 +176,15 @@ class OutputSocket:
         self._stop_serving()
         self._current = connection
         self._owner.on_connected()
-        task = self._loop.create_task(self._serve(connection))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        # Not in the task: a task that is cancelled before its first step does not run at all.
-        task.add_done_callback(lambda _: connection.close())
+        self._connections.add(connection)
+        connection.begin()
 
     def _cut_off(self) -> None:
         self._stop_serving()
         if self._current is not None:
-            self._current.cut_off()
             self._current = None
             self._owner.on_disconnected(delivered=False)
 
     def _stop_serving(self) -> None:
-        for task in self._serving:
-            if not task.cancelling():  # a second time would interrupt its clean-up
-                task.cancel()
-
-    async def _serve(self, connection: OutputConnection) -> None:
-        try:
-            delivered = await connection.serve()
-            if self._current is connection:
-                self._current = None
-                self._owner.on_disconnected(delivered=delivered)
-            await connection.finish()
-        finally:
-            if self._current is connection:  # serve() has failed by a bug, or was cancelled
-                self._current = None
-                self._owner.on_disconnected(delivered=False)
-            await connection.stop()
+        for connection in list(self._connections):
+            connection.stop()

@@ -23,6 +23,16 @@ def _read(log: OutputLog, offset: int, most: int = 1 << 30) -> bytes:
     return b"".join(log.read(offset, most))
 
 
+async def _wait(log: OutputLog, offset: int) -> None:
+    """Wait until the stream has bytes at ``offset``, or is closed."""
+    grown = asyncio.Event()
+    log.watch(grown.set)
+    while log.end <= offset and not log.closed:
+        grown.clear()
+        await grown.wait()
+    log.unwatch(grown.set)
+
+
 async def _settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
@@ -56,7 +66,7 @@ def test_reads_the_appended_bytes_within_its_bounds(
             assert log.full == (log.end < len(model))
 
         while offset < len(model):
-            await log.wait(offset)
+            await _wait(log, offset)
             got = _read(log, offset)
             assert got == model[offset : offset + len(got)]
             offset += len(got)
@@ -92,8 +102,8 @@ async def test_appending_waits_until_room_is_taken() -> None:
 
 async def test_a_reader_waits_for_bytes_and_for_the_end() -> None:
     log = OutputLog()
-    first = asyncio.create_task(log.wait(0))
-    second = asyncio.create_task(log.wait(3))
+    first = asyncio.create_task(_wait(log, 0))
+    second = asyncio.create_task(_wait(log, 3))
     await _settle()
 
     await log.append(b"abc")
@@ -112,7 +122,7 @@ async def test_data_of_concurrent_appends_stays_together() -> None:
 
     got = b""
     while len(got) < 10_000:
-        await log.wait(len(got))
+        await _wait(log, len(got))
         got += _read(log, len(got))
         log.take(len(got))
     await appending
