@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from slipway._local.run_progress import RunProgress
 from slipway._local.stdin_pipe import StdinPipe
+from slipway._model.arguments import open_input
 from slipway._model.events import Ended, Output, Preparing, Queued
 from slipway._model.execution import AsyncExecution, check_signal
 from slipway._model.options import Tty
 from slipway._model.result import OutputFile, Provenance, Result, Timing
-from slipway._run.job_request import JobRequest, open_input
+from slipway._run.job_request import JobRequest
 from slipway._run.output_queue import OutputQueue
 from slipway._run.run import Run
 from slipway._util.errors import HostError, InputError, SlipwayError, UnknownOutcome

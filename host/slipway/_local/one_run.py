@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from slipway._model.arguments import (
     check_listener,
     load_source,
+    open_input,
     open_stdin,
     read_source,
 )
 from slipway._model.options import build_options
 from slipway._model.values import check_value
 from slipway._run.images import StoredImages
-from slipway._run.job_request import JobRequest, open_input
+from slipway._run.job_request import JobRequest
 from slipway._run.languages import select_language
 from slipway._run.run import Run
 from slipway._run.slot import Slot, SlotContext

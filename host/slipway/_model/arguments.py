@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from pathlib import Path
 from typing import TypeAlias
 
-from slipway._model.options import MAX_SOURCE, read_local_file
+from slipway._model.options import MAX_SOURCE, Options, read_local_file
 from slipway._model.values import convert, make_input_error
 from slipway._util.errors import InputError
 from slipway._util.threads import run_in_daemon_thread
@@ -87,6 +87,14 @@ async def stream_bytes(data: bytes) -> AsyncIterator[bytes]:
     """Yield ``data`` as one piece, unless empty."""
     if data:
         yield data
+
+
+def open_input(data: bytes, options: Options) -> AsyncIterator[bytes] | None:
+    """Return the stdin of a job whose whole input is ``data``.
+
+    An empty stdin is None, which needs no message to the agent. But a terminal needs its end.
+    """
+    return stream_bytes(data) if data or options.tty else None
 
 
 def check_listener(on_output: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._model.arguments import stream_bytes
 from slipway._model.options import check_source
 from slipway._run.sizing import check_room
 from slipway._sources import check_source_names
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway_initramfs.languages.language import Language
-
-
-def open_input(data: bytes, options: Options) -> AsyncIterator[bytes] | None:
-    """Return the stdin of a job whose whole input is ``data``.
-
-    An empty stdin is None, which needs no message to the agent. But a terminal needs its end.
-    """
-    return stream_bytes(data) if data or options.tty else None
 
 
 @dataclass(frozen=True, slots=True)

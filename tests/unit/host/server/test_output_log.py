@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway._server.kept.output_log import AHEAD, BEHIND, OutputLog
+from support.waiting import wait_until
 
 _AHEAD, _BEHIND = 200_000, 150_000
 # Around the sizes at which pieces are gathered, and cut.
@@ -29,7 +30,7 @@ async def _wait(log: OutputLog, offset: int) -> None:
     log.watch(grown.set)
     while log.end <= offset and not log.closed:
         grown.clear()
-        await grown.wait()
+        await wait_until(grown.is_set, "the log reports its growth")
     log.unwatch(grown.set)
 
 
