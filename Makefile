@@ -202,6 +202,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/images.py
 	@.venv/bin/python bench/api.py
 	@.venv/bin/python bench/clones.py
+	@.venv/bin/python bench/jobs.py
 	@.venv/bin/python bench/network.py
 	@.venv/bin/python bench/network_start.py
 	@.venv/bin/python bench/virtio_net.py
