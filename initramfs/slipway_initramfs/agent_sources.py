@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ class AgentSources:
         return tomllib.loads((self.freeze / "contents.toml").read_text(encoding="utf-8"))
 
 
+@cache
 def _find_package(name: str) -> Path:
-    """Find the directory of an installed package.
+    """Find the directory of an installed package, once in a process: each run asks for three.
 
     Raises:
         BuildFailed: the package is missing.
