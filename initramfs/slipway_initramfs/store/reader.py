@@ -233,7 +233,9 @@ class StoreReader:
         """
         try:
             with (self.root / "manifests" / f"{digest}.json").open("rb") as file:
-                return manifests.parse_manifest(file.read(manifests.MAX_MANIFEST + 1), kind)
+                # Not MAX_MANIFEST + 1 bytes of every file: memory for them has to be mapped first.
+                size = min(os.fstat(file.fileno()).st_size, manifests.MAX_MANIFEST)
+                return manifests.parse_manifest(file.read(size + 1), kind)
         except OSError as error:
             raise ImageCorrupted(
                 f"the {kind} {digest[:16]} is missing in the store: {error}"
