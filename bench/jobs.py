@@ -41,7 +41,7 @@ PATIENCE = 300.0
 
 
 @dataclass(slots=True)
-class Row:
+class JobCosts:
     """Measures of one way; seconds of each job, and of each round the rate and processor time."""
 
     rates: list[float] = field(default_factory=list)
@@ -77,7 +77,7 @@ def settle(server: Server, language: str, way: str) -> None:
             time.sleep(0.5)  # for the clone of the next
 
 
-def measure(server: Server, language: str, clients: int, jobs: int, row: Row) -> None:
+def measure(server: Server, language: str, clients: int, jobs: int, costs: JobCosts) -> None:
     """Have ``clients`` run ``jobs`` together."""
     process = psutil.Process(server.process.pid)
 
@@ -89,15 +89,15 @@ def measure(server: Server, language: str, clients: int, jobs: int, row: Row) ->
                 path = json.loads(connection.request("POST", target, PROGRAMS[language]))["socket"]
                 first, size = read_output(path)
                 assert size == len(b"hello\n")
-                row.first.append(first - began)
-                row.whole.append(time.perf_counter() - began)
+                costs.first.append(first - began)
+                costs.whole.append(time.perf_counter() - began)
 
     own, below = read_processor_time(process)
     seconds = run_in_threads(client, clients)
     own_after, below_after = read_processor_time(process)
-    row.rates.append(jobs / seconds)
-    row.server.append((own_after - own) / jobs)
-    row.machines.append((below_after - below) / jobs)
+    costs.rates.append(jobs / seconds)
+    costs.server.append((own_after - own) / jobs)
+    costs.machines.append((below_after - below) / jobs)
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
     print(f"{'':<20} {'jobs/s':>7} {'first byte ms':>14} {'p95':>6} {'end ms':>7}", end="")
     print(f" {'CPU ms a job: machines':>23} {'server':>7}")
     for language in parsed.languages:
-        rows = {way: Row() for way in WAYS}
+        rows = {way: JobCosts() for way in WAYS}
         for _ in range(parsed.rounds):
             for way, row in rows.items():
                 jobs = parsed.jobs if way != "cold" else max(parsed.clients, parsed.jobs // 8)
@@ -125,12 +125,12 @@ def main() -> None:
             print_row(f"{language}, {way}", row)
 
 
-def print_row(name: str, row: Row) -> None:
-    """Print the medians of a row."""
-    first, whole = (statistics.median(values) * 1000 for values in (row.first, row.whole))
-    slow = statistics.quantiles(row.first, n=20)[-1] * 1000
-    machines, server = (statistics.median(each) * 1000 for each in (row.machines, row.server))
-    print(f"{name:<20} {statistics.median(row.rates):>7.2f} {first:>14.0f} {slow:>6.0f}", end="")
+def print_row(name: str, costs: JobCosts) -> None:
+    """Print the medians of the costs of one way."""
+    first, whole = (statistics.median(values) * 1000 for values in (costs.first, costs.whole))
+    slow = statistics.quantiles(costs.first, n=20)[-1] * 1000
+    machines, server = (statistics.median(each) * 1000 for each in (costs.machines, costs.server))
+    print(f"{name:<20} {statistics.median(costs.rates):>7.2f} {first:>14.0f} {slow:>6.0f}", end="")
     print(f" {whole:>7.0f} {machines:>23.0f} {server:>7.0f}")
 
 
