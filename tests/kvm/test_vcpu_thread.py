@@ -251,7 +251,7 @@ class Broken(Recorder):
         (Code().store(DEVICE, 1).end_test(), "ValueError: out of order"),
         (Code().load(DEVICE).end_test(), "OverflowError"),
         (Code().out(PORT, 1).end_test(), "ValueError: out of order"),
-        (Code().read_port(PORT).end_test(), "OverflowError"),
+        (Code().read_port(PORT).end_test(), "ValueError: mmap item value"),
     ],
     ids=["write to memory", "read of memory", "write to a port", "read of a port"],
 )

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, PortKind
     from slipway.machine.process import ChildProcess
 
+# For a process of ours to start, and to answer. A host under so much load that this is too short
+# could not run the guest either.
+START_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+
 
 def open_pair(
     make: Callable[[], tuple[socket.socket, socket.socket]],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slipway._util.errors import HostError, SlipwayError
 from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
-from slipway.machine.child import ChildMachine, build_error
+from slipway.machine.child import ANSWER_SECONDS, START_SECONDS, ChildMachine, build_error
 from slipway.machine.console import Console
 from slipway.machine.kvm_parts import parse_seconds
 from slipway.machine.model import PortKind, Snapshot
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor
     from slipway.machine.process import ChildProcess
     from slipway.vmm.spec import VmConfig
-
-# A host under so much load that this is too short could not run the guest either.
-START_SECONDS = 60.0
-ANSWER_SECONDS = 30.0
 
 
 class KvmMachine(ChildMachine):

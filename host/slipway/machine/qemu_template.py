@@ -16,7 +16,6 @@ from slipway._util.errors import HostError
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
 from slipway.machine.child import open_pair, open_unplugged_link
-from slipway.machine.gateway_handle import create_link
 from slipway.machine.model import PortKind, Template
 from slipway.machine.qemu import (
     FORKED_SANDBOX,
@@ -27,11 +26,11 @@ from slipway.machine.qemu import (
     build_file_ram,
     build_network_arguments,
 )
-from slipway.machine.qemu_warm_template import QemuWarmTemplate, WarmLink
 
 if TYPE_CHECKING:
     from slipway.machine.model import Hypervisor, Snapshot
     from slipway.machine.qemu_targets import QemuTarget
+    from slipway.machine.qemu_warm_template import QemuWarmTemplate
 
 
 class QemuTemplate(Template):
@@ -78,6 +77,10 @@ class QemuTemplate(Template):
             raise HostError("the template is closed")
         if self._snapshot.port not in (PortKind.VIRTIO, PortKind.SERIAL):
             return None  # a connection over the network leads to the one gateway
+        # A single run takes a clone, and is not to pay for these imports.
+        from slipway.machine.gateway_handle import create_link
+        from slipway.machine.qemu_warm_template import QemuWarmTemplate, WarmLink
+
         async with AsyncExitStack() as undo:
             with ExitStack() as launched:
                 link = None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway._util.text import to_plain_line
-from slipway.machine.child import open_pair
-from slipway.machine.kvm import ANSWER_SECONDS, START_SECONDS
+from slipway.machine.child import ANSWER_SECONDS, START_SECONDS, open_pair
 from slipway.machine.module_command import build_module_command
 from slipway.machine.process import ChildProcess
 from slipway.machine.zygote_child import ZygoteChild
