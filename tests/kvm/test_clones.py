@@ -97,7 +97,7 @@ async def test_clone_keeps_the_port_that_its_agent_has_taken(boot: Boot) -> None
 
     with await machine.snapshot() as snapshot:
         await machine.stop()
-        assert snapshot.taken is PortKind.SERIAL
+        assert snapshot.agent_port is PortKind.SERIAL
         async with open_template(snapshot) as template, clone_of(template) as clone:
             assert clone.port is PortKind.SERIAL
             assert await ask(clone) == 2

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
+    from slipway._run.guest_network import GuestNetwork
     from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
@@ -272,12 +273,7 @@ class TemplateCache:
         if warm is None or not warm.is_ready:
             return None
         async with AsyncExitStack() as on_failure:
-            network = link = None
-            if key.network:
-                from slipway._run.guest_network import open_network
-
-                network = open_network(on_failure, key.port)
-                link = network.machine_end
+            network, link = _open_network(key, on_failure)
             try:
                 guest = Guest(await warm.clone(link), StartInfo("warm", "", reason), network)
                 await on_failure.enter_async_context(guest)
@@ -293,12 +289,7 @@ class TemplateCache:
         self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
     ) -> Guest:
         async with AsyncExitStack() as on_failure:
-            network = link = None
-            if key.network:
-                from slipway._run.guest_network import open_network
-
-                network = open_network(on_failure, key.port)
-                link = network.machine_end
+            network, link = _open_network(key, on_failure)
             try:
                 machine = await entry.template.clone(network=link)
             except HostError as error:  # most likely a limit of this host, as of processes
@@ -374,6 +365,23 @@ async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
             await asyncio.wait([answer])
         elif not answer.cancelled():
             answer.exception()
+
+
+def _open_network(
+    key: SnapshotKey, on_failure: AsyncExitStack
+) -> tuple[GuestNetwork | None, int | None]:
+    """Return the network of a clone of ``key`` and its machine's end; None for both without one.
+
+    Raises:
+        HostError: this process has too many descriptors.
+    """
+    if not key.network:
+        return None, None
+    # Most runs have no network, and are not to pay for the import.
+    from slipway._run.guest_network import open_network
+
+    network = open_network(on_failure, key.port)
+    return network, network.machine_end
 
 
 async def _close(entry: _OpenTemplate) -> None:

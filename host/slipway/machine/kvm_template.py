@@ -29,9 +29,9 @@ class KvmTemplate(Template):
         zygote: ZygoteHandle,
         config: VmConfig,
         hypervisor: Hypervisor,
-        taken: PortKind | None = None,
+        agent_port: PortKind | None = None,
     ) -> None:
-        self._taken = taken
+        self._agent_port = agent_port
         self._zygote = zygote
         self._config = config
         self._hypervisor = hypervisor
@@ -47,7 +47,7 @@ class KvmTemplate(Template):
         with snapshot:
             _check_snapshot(snapshot, hypervisor)
             zygote = await ZygoteHandle.start(_MODULE, (snapshot.memory, snapshot.state))
-        return cls(zygote, _find_config(snapshot), hypervisor, snapshot.taken)
+        return cls(zygote, _find_config(snapshot), hypervisor, snapshot.agent_port)
 
     @property
     def pid(self) -> int:
@@ -73,8 +73,8 @@ class KvmTemplate(Template):
                 process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
             )
             await machine.start_vm(sockets)
-            if self._taken is not None:
-                await machine.take_port(self._taken)
+            if self._agent_port is not None:
+                await machine.take_port(self._agent_port)
             ours.pop_all()
         return machine
 

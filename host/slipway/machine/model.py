@@ -75,7 +75,7 @@ class Snapshot:
     holes for zeros), ``state`` the rest, and the RAM that differs from ``memory``. ``hypervisor``
     is the name of the hypervisor that alone can read ``state``, ``architecture`` that of the
     guest's processor, as Debian calls it. ``network``: the machine has a network interface.
-    ``taken`` is the port that the agent has taken, where ``port`` is ``AUTO``.
+    ``agent_port`` is the port that the agent uses, where ``port`` is ``AUTO``.
     """
 
     hypervisor: str
@@ -86,7 +86,7 @@ class Snapshot:
     memory: int
     state: int
     network: bool = False
-    taken: PortKind | None = None
+    agent_port: PortKind | None = None
 
     def close(self) -> None:
         """Close both files. Clones that exist keep what they need of them."""

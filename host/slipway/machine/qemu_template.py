@@ -134,8 +134,8 @@ class QemuTemplate(Template):
         async with AsyncExitStack() as undo:
             undo.push_async_callback(machine.stop)
             migration.load(machine.monitor, state)
-            if self._snapshot.taken is not None:
-                await machine.take_port(self._snapshot.taken)
+            if self._snapshot.agent_port is not None:
+                await machine.take_port(self._snapshot.agent_port)
             if machine.port is PortKind.SERIAL:
                 await _wait_resumed(machine)
             undo.pop_all()
