@@ -27,8 +27,8 @@ TASKS = {
     "EventPump.run": 1,
     "KeptRun._keep_output": 1,
 }
-# A client that sends commands has a task for them.
-COMMANDING_TASKS = TASKS | {"OutputConnection._carry_out": 1}
+# An interactive client has a task for its commands, and its program one for stdin.
+INTERACTIVE_TASKS = TASKS | {"OutputConnection._carry_out": 1, "JobExchange._send_stdin": 1}
 # A start has 59, of which the fake machine has 14; how many events share a turn of the loop varies.
 CALLBACKS = 70
 
@@ -61,12 +61,12 @@ class Starter:
         self._http = HTTPConnection("localhost")
         self._http.sock = connect(path)
 
-    def start_and_read(self, query: str, command: bytes) -> bytes:
-        """Start a run, send ``command`` if any, and read the output to the end."""
-        self._http.request("POST", f"/v1/start?language=bash{query}", "print hello")
+    def start_and_read(self, source: str, query: str, commands: bytes) -> bytes:
+        """Start a run, send ``commands`` if any, and read the output to the end."""
+        self._http.request("POST", f"/v1/start?language=bash{query}", source)
         answer = json.loads(self._http.getresponse().read())
         client = connect(answer["socket"])
-        client.sendall(command)
+        client.sendall(commands)
         client.shutdown(socket.SHUT_WR)
         return read_all(client)
 
@@ -75,7 +75,9 @@ class Starter:
         self._http.close()
 
 
-def count_starts(query: str = "", command: bytes = b"") -> tuple[dict[str, float], float, bytes]:
+def count_starts(
+    query: str, source: str = "print hello", commands: bytes = b""
+) -> tuple[dict[str, float], float, bytes]:
     """Return tasks and callbacks of the server for a start, without warm-up, and the last output.
 
     The tasks of the fake machine do not count.
@@ -87,7 +89,7 @@ def count_starts(query: str = "", command: bytes = b"") -> tuple[dict[str, float
 
             def start_many(count: int) -> bytes:
                 for _ in range(count):
-                    output = starter.start_and_read(query, command)
+                    output = starter.start_and_read(source, query, commands)
                 return output
 
             try:
@@ -118,10 +120,12 @@ def test_a_start_keeps_to_its_budget(stream: str) -> None:
     assert callbacks <= CALLBACKS
 
 
-def test_a_client_with_commands_costs_one_task_more() -> None:
-    command = b'{"type":"unknown"}\n'
+def test_an_interactive_client_costs_two_tasks_more() -> None:
+    query = "&stream=events&interactive=true"
+    # The run waits for its client: else its output may end before the first command comes.
+    commands = b'{"type":"unknown"}\n{"type":"stdin_end"}\n'
 
-    tasks, _, output = count_starts("&stream=events&detached=true", command)
+    tasks, _, output = count_starts(query, "echo", commands)
 
     assert b"refused" in output
-    assert tasks == COMMANDING_TASKS
+    assert tasks == INTERACTIVE_TASKS
