@@ -17,6 +17,7 @@ import pytest
 
 from slipway.vmm.process import control
 from support.threaded_program import LIMIT, ZygoteRig
+from support.waiting import block_until
 
 FORKS = int(os.environ.get("SLIPWAY_TEST_FORKS", "20"))
 
@@ -30,11 +31,9 @@ threading.Thread(target=spin, daemon=True).start()
 
 def wait_processor_time(process: int, seconds: float) -> None:
     """Wait until a process has used ``seconds`` more of the processor."""
-    program, limit = psutil.Process(process), time.monotonic() + LIMIT
+    program = psutil.Process(process)
     end = program.cpu_times().user + seconds
-    while program.cpu_times().user < end:
-        assert time.monotonic() < limit, "the process uses the processor"
-        time.sleep(0.01)
+    block_until(lambda: program.cpu_times().user >= end, "the process uses the processor", LIMIT)
 
 
 def wait_end(pidfd: int) -> None:
