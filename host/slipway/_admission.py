@@ -1,23 +1,31 @@
 """Admission: the decision which run may start now, by counts alone.
 
-A run is admitted while machines, memory and vCPUs suffice. The next run is of the key with the
-fewest running runs, then the oldest; runs of one key keep their order. A large run is not passed
-over: while the next run waits for room, all others wait as well.
+A run is admitted while machines, memory and vCPUs suffice. The next run is of the user with the
+fewest running runs, and there of the key with the fewest; of equals, of the user or key whose last
+turn is longest ago. Runs of one share keep their order. A large run is not passed over: while the
+next run waits for room, all others wait as well.
+
+In a full queue a run of a share that has less than others takes the place of the newest run of the
+share that has most (:mod:`slipway._util.shares`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from slipway._util.errors import Busy, InputError
 from slipway._util.public import public
+from slipway._util.shares import Holdings, Share
 from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Iterable
+
+
+_Group = TypeVar("_Group", bound="Hashable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,20 @@ class Load:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """Ticket of one run, from its arrival to its end."""
+    """Ticket of one run, from its arrival to its end.
 
-    key: str
+    ``decided`` is set when the run is admitted, or has lost its place in the queue to another user;
+    ``refusal`` is then the reason.
+    """
+
+    share: Share
     number: int
     needs: Needs | None = None
     position: int | None = None
     on_position: Callable[[int], None] | None = None
-    admitted: asyncio.Event = field(default_factory=asyncio.Event)
+    is_admitted: bool = False
+    refusal: Busy | None = None
+    decided: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Admission:
@@ -67,9 +81,12 @@ class Admission:
 
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
-        self._arrivals = 0
+        # Number of the last arrival or turn.
+        self._clock = 0
         self._waiting: dict[int, Ticket] = {}
-        self._running: Counter[str] = Counter()
+        self._queue = Holdings(capacity.queue)
+        self._running = Holdings(capacity.machines)
+        self._last_turns = _LastTurns()
         self._memory = 0
         self._cpus = 0
         self._reserved = 0
@@ -82,7 +99,7 @@ class Admission:
     @property
     def load(self) -> Load:
         """Counts of running and waiting runs."""
-        machines = self._running.total()
+        machines = self._running.total
         return Load(self.capacity, machines, len(self._waiting), self._memory, self._cpus)
 
     @property
@@ -109,45 +126,77 @@ class Admission:
                 "Use fewer CPUs, or a higher limit.",
             )
 
-    def enter(self, key: str, needs: Needs | None) -> Ticket:
+    def enter(self, share: Share, needs: Needs | None) -> Ticket:
         """Admit a run at once if it fits and no other run waits, else queue the run.
 
         Without ``needs`` the run waits in any case, until :meth:`declare` sets them.
 
         Raises:
-            Busy: the queue is full.
+            Busy: the queue is full, and no other share has more runs in it.
         """
         # Runs that wait for their image let all others pass.
         is_empty = all(ticket.needs is None for ticket in self._waiting.values())
         at_once = needs is not None and is_empty and self._fits(needs)
         # Even with a queue of length 0, one run with unknown needs may wait.
         bound = max(self.capacity.queue, needs is None)
-        if not at_once and len(self._waiting) >= bound:
+        if not at_once and len(self._waiting) >= bound and not self._take_place(share):
             raise Busy(
                 f"the queue is full (waiting runs: {len(self._waiting)})",
                 "Try again later, or use a longer queue.",
             )
-        self._arrivals += 1
-        ticket = Ticket(key, self._arrivals, needs)
+        self._clock += 1
+        ticket = Ticket(share, self._clock, needs)
+        self._last_turns.enter(share, self._clock)
         self._waiting[ticket.number] = ticket
+        self._queue.add(share)
         self._admit()
         return ticket
 
+    def _take_place(self, share: Share) -> bool:
+        """Refuse the newest waiting run of the share that has most; False if none has more."""
+        for giver in self._queue.list_givers(share):
+            waiting = reversed(self._waiting.values())
+            ticket = next(ticket for ticket in waiting if ticket.share == giver)
+            self._stop_waiting(ticket)
+            ticket.refusal = Busy(
+                "the queue is full, and another client, which has fewer runs in it, got the place"
+                " of this run; nothing was started",
+                "Try again later, or have fewer runs wait at once.",
+            )
+            ticket.position = None
+            ticket.decided.set()
+            self._forget_turns(ticket.share)
+            return True
+        return False
+
+    def _stop_waiting(self, ticket: Ticket) -> None:
+        del self._waiting[ticket.number]
+        self._queue.remove(ticket.share)
+
+    def _forget_turns(self, share: Share) -> None:
+        """Forget the last turns of a user and key without a run: clients choose these names."""
+        if not self._queue.of_share(share) + self._running.of_share(share):
+            self._last_turns.forget(share)
+        if not self._queue.of_user(share.user) + self._running.of_user(share.user):
+            self._last_turns.forget(share.user)
+
     def declare(self, ticket: Ticket, needs: Needs) -> None:
-        """Set the needs of a run that has entered without them."""
+        """Set the needs of a run that has entered without them, and has not been refused."""
         ticket.needs = needs
         self._admit()
 
     def leave(self, ticket: Ticket) -> None:
         """Release the place of a run. Idempotent."""
-        if self._waiting.pop(ticket.number, None) is None and ticket.admitted.is_set():
+        if ticket.number in self._waiting:
+            self._stop_waiting(ticket)
+        elif ticket.is_admitted:
             assert ticket.needs is not None
             self._memory -= ticket.needs.memory
             self._cpus -= ticket.needs.cpus
-            self._running[ticket.key] -= 1
-            self._running += Counter()  # keys without a run are removed
-            ticket.admitted.clear()
+            self._running.remove(ticket.share)
+            ticket.is_admitted = False
         ticket.position = None
+        self._forget_turns(ticket.share)
         self._admit()
 
     def reserve(self, memory: int) -> bool:
@@ -175,21 +224,34 @@ class Admission:
 
     def list_turns(self) -> list[Ticket]:
         """Return the waiting runs in the order of their turns, if no running run ended before."""
-        by_key: dict[str, list[Ticket]] = {}
         # Runs that wait for their image stand at the end: all others may pass.
-        for ticket in sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number)):
-            by_key.setdefault(ticket.key, []).append(ticket)
-        ranked = [
-            (ticket.needs is None, self._running[key] + place, ticket.number, ticket)
-            for key, tickets in by_key.items()
-            for place, ticket in enumerate(tickets)
-        ]
-        ranked.sort(key=lambda entry: entry[:3])
-        return [entry[3] for entry in ranked]
+        turns = sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number))
+        if len(turns) > 1:
+            turns = self._rank(turns, lambda t: t.share, self._running.of_share)
+            turns = self._rank(turns, lambda t: t.share.user, self._running.of_user)
+        return turns
+
+    def _rank(
+        self,
+        turns: Iterable[Ticket],
+        group_of: Callable[[Ticket], _Group],
+        running_of: Callable[[_Group], int],
+    ) -> list[Ticket]:
+        """Order ``turns`` so that groups take turns; the order within each group stays."""
+        places: defaultdict[_Group, int] = defaultdict(int)
+        ranked = []
+        for ticket in turns:
+            group = group_of(ticket)
+            rank = running_of(group) + places[group]
+            places[group] += 1
+            last = self._last_turns.find(group)
+            ranked.append((ticket.needs is None, rank, last, ticket.number, ticket))
+        ranked.sort(key=lambda entry: entry[:4])
+        return [entry[4] for entry in ranked]
 
     def _fits(self, needs: Needs) -> bool:
         if (
-            self._running.total() >= self.capacity.machines
+            self._running.total >= self.capacity.machines
             or self._cpus + needs.cpus > self.capacity.cpus
         ):
             return False
@@ -208,15 +270,45 @@ class Admission:
         """Admit runs in their turns while they fit, and report new positions to the others."""
         turns = self.list_turns()
         while turns and turns[0].needs is not None and self._fits(turns[0].needs):
-            ticket = turns.pop(0)
-            del self._waiting[ticket.number]
-            self._memory += ticket.needs.memory  # type: ignore[union-attr]
-            self._cpus += ticket.needs.cpus  # type: ignore[union-attr]
-            self._running[ticket.key] += 1
-            ticket.position = None
-            ticket.admitted.set()
+            self._start(turns.pop(0))
         for position, ticket in enumerate(turns):
             if ticket.position != position:
                 ticket.position = position
                 if ticket.on_position is not None:
                     ticket.on_position(position)
+
+    def _start(self, ticket: Ticket) -> None:
+        assert ticket.needs is not None
+        self._stop_waiting(ticket)
+        self._memory += ticket.needs.memory
+        self._cpus += ticket.needs.cpus
+        self._running.add(ticket.share)
+        self._clock += 1
+        self._last_turns.note(ticket.share, self._clock)
+        ticket.position = None
+        ticket.is_admitted = True
+        ticket.decided.set()
+
+
+class _LastTurns:
+    """Times of the last turns of users and shares that have runs; a new one begins now."""
+
+    def __init__(self) -> None:
+        self._times: dict[Hashable, int] = {}
+
+    def find(self, group: Hashable) -> int:
+        """Return the time of the last turn of a user or share, or of its arrival."""
+        return self._times[group]
+
+    def enter(self, share: Share, now: int) -> None:
+        """Begin to remember a user and share; a share that is known keeps its time."""
+        self._times.setdefault(share, now)
+        self._times.setdefault(share.user, now)
+
+    def note(self, share: Share, now: int) -> None:
+        """Note a turn."""
+        self._times[share] = self._times[share.user] = now
+
+    def forget(self, group: Hashable) -> None:
+        """Forget a user or share without runs."""
+        self._times.pop(group, None)

@@ -21,6 +21,7 @@ from kvm.test_machine import console
 from slipway import HostError, InputError
 from slipway._admission import Admission, Capacity, Needs
 from slipway._run.booters import Booters
+from slipway._util.shares import Share
 from slipway.machine.kvm_booter import MAX_TEMPLATES, KvmBooter
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import PortKind
@@ -220,6 +221,7 @@ from slipway.machine.kvm_booter import KvmBooter
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
 from slipway.vmm.kvm import usability
+from slipway._util.shares import Share
 
 usability.examine = lambda state=None: (True, "in this test")
 
@@ -373,8 +375,8 @@ async def test_templates_are_bounded_and_give_way(
         reserved.append(admission.reserved)
 
     assert reserved[-1] == MAX_TEMPLATES * reserved[0]
-    ticket = admission.enter("", Needs(admission.capacity.memory, 1))
-    assert ticket.admitted.is_set()
+    ticket = admission.enter(Share(), Needs(admission.capacity.memory, 1))
+    assert ticket.is_admitted
     assert (admission.reserved, count_templates()) == (0, 0)
     await booters.close()
     assert psutil.Process().num_fds() <= before

@@ -17,6 +17,7 @@ from slipway._server.server import Server
 from slipway._server.settings import ServerSettings
 from slipway._server.systemd import Notifier, raise_descriptor_limit
 from support.fake_machine import FakeLauncher
+from support.users import connect_as
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,13 +38,17 @@ class Served:
         transport = httpx.AsyncHTTPTransport(uds=str(self.path))
         return httpx.AsyncClient(transport=transport, base_url="http://slipway", timeout=30)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a raw connection."""
-        return await asyncio.open_unix_connection(str(self.path))
+    async def connect(
+        self, user: int | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a raw connection, perhaps as another user."""
+        if user is None:
+            return await asyncio.open_unix_connection(str(self.path))
+        return await asyncio.open_unix_connection(sock=connect_as(user, self.path))
 
-    async def answer(self, *pieces: bytes, end: bool = False) -> bytes:
+    async def answer(self, *pieces: bytes, end: bool = False, user: int | None = None) -> bytes:
         """Send ``pieces``, half-close with ``end``, and return all that the server sends."""
-        reader, writer = await self.connect()
+        reader, writer = await self.connect(user)
         try:
             for piece in pieces:
                 writer.write(piece)

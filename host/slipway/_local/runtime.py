@@ -32,6 +32,7 @@ from slipway._snapshots.pool_options import PoolOptions
 from slipway._util.errors import Busy
 from slipway._util.memory import read_free_memory
 from slipway._util.public import public
+from slipway._util.shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -172,9 +173,10 @@ class AsyncRuntime:
         opened = open_stdin(stdin)
         text = await read_source(source)
         found = select_language(language, source, self._store)
-        return await self._start_job(found, RunRequest(text, found.name, checked, opened), key)
+        request = RunRequest(text, found.name, checked, opened)
+        return await self._start_job(found, request, Share(key=key))
 
-    async def start_request(self, request: RunRequest, key: str = "") -> LocalExecution:
+    async def start_request(self, request: RunRequest, share: Share) -> LocalExecution:
         """Start a request with checked options, or queue it; errors are those of :meth:`start`.
 
         The defaults of ``machine`` and ``arch`` are not applied: see :attr:`defaults`.
@@ -182,11 +184,13 @@ class AsyncRuntime:
         self._check_open()
         self.begin()
         found = select_language(request.language, None, self._store)
-        return await self._start_job(found, request, check_key(key))
+        return await self._start_job(found, request, share)
 
-    async def _start_job(self, language: Language, request: RunRequest, key: str) -> LocalExecution:
+    async def _start_job(
+        self, language: Language, request: RunRequest, share: Share
+    ) -> LocalExecution:
         job, pipe = build_job(language, request)
-        slot = Slot(self._slots, language, request.options, key, check=job.check_room)
+        slot = Slot(self._slots, language, request.options, share, check=job.check_room)
         execution = LocalExecution(job, slot, pipe)
         # A missing image is built behind the handle, which reports the progress.
         await slot.find_if_built()
@@ -243,11 +247,17 @@ class AsyncRuntime:
         Raises:
             InputError: an argument is invalid.
         """
-        key = check_key(key)
+        share = Share(key=check_key(key))
+        return self.create_session(language, share, idle_seconds, options)
+
+    def create_session(
+        self, language: str, share: Share, idle_seconds: float, options: Mapping[str, Any]
+    ) -> LocalSession:
+        """Create a session for ``share``; arguments and errors are those of :meth:`session`."""
         idle_seconds = check_idle_seconds(idle_seconds)
         found = select_language(language, None, self._store)
         checked = build_session_options({**self._defaults, **options}, found.source)
-        return LocalSession(self._context, SessionSpec(found, checked, key, idle_seconds))
+        return LocalSession(self._context, SessionSpec(found, checked, share, idle_seconds))
 
     async def languages(self) -> tuple[LanguageInfo, ...]:
         """List the languages, with their images."""

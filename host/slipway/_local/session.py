@@ -46,7 +46,7 @@ class LocalSession(AsyncSession):
         super().__init__(create_identifier(), spec.language.name)
         self._context = context
         self._spec = spec
-        self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.key)
+        self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.share)
         # One run at a time, in the order in which they came.
         turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
         lender = GuestLender(self._lend_guest, self._take_back)

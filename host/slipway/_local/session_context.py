@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from slipway._model.options import Options
     from slipway._run.slot import SlotContext
+    from slipway._util.shares import Share
     from slipway_initramfs.languages.language import Language
 
 
@@ -42,5 +43,5 @@ class SessionSpec:
 
     language: Language
     options: Options
-    key: str
+    share: Share
     idle_seconds: float

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slipway._run.assets import AssetRequest
 from slipway._run.launcher import DamagedImage
 from slipway._util.errors import InputError
-from slipway._util.threads import run_in_daemon_thread
+from slipway._util.threads import run_in_daemon_thread, run_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slipway._run.image_builds import ImageBuilds
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
+    from slipway._util.shares import Share
     from slipway_initramfs.languages.language import Language
 
 
@@ -57,7 +58,7 @@ class Slot:
         context: SlotContext,
         language: Language,
         options: Options,
-        key: str = "",
+        share: Share | None = None,
         *,
         check: Callable[[Assets], None] | None = None,
         assets: Assets | None = None,
@@ -68,14 +69,14 @@ class Slot:
             context: the parts that all slots of a runtime share.
             language: selects the image.
             options: give the machine its memory, CPUs and kernel.
-            key: the share of the queue that the machine belongs to.
+            share: the user and key that the machine is for. Default: a share of this process.
             check: called with the assets before admission; an InputError ends the slot.
             assets: known beforehand where another machine is used or cloned.
         """
         self._context = context
         self._language = language
         self._options = options
-        self._key = key
+        self._share = share
         self._check = check
         self._assets = assets
         self._request: AssetRequest | None = None
@@ -171,7 +172,7 @@ class Slot:
         """
         assert self._context.admission is not None
         needs = self._check_needs() if self._assets is not None else None
-        self._ticket = self._context.admission.enter(self._key, needs)
+        self._ticket = self._context.admission.enter(self._find_share(), needs)
         self._ticket.on_position = on_position
         if on_position is not None and self._ticket.position is not None:
             on_position(self._ticket.position)
@@ -180,17 +181,22 @@ class Slot:
         """Wait for room; a missing image is built first.
 
         Raises:
+            Busy: another share got the place in the queue.
             HostError: the image is missing, and this host cannot run the machine.
             ImageError: the image cannot be built.
             InputError: the machine needs more than the capacity.
         """
-        admission = self._context.admission
+        admission, ticket = self._context.admission, self._ticket
         assert admission is not None
-        assert self._ticket is not None
+        assert ticket is not None
         if self._assets is None:
-            await self.build_missing()
-            admission.declare(self._ticket, self._check_needs())
-        await self._ticket.admitted.wait()
+            await run_until(self.build_missing(), ticket.decided)
+        if ticket.refusal is None:
+            if ticket.needs is None:
+                admission.declare(ticket, self._check_needs())
+            await ticket.decided.wait()
+        if ticket.refusal is not None:
+            raise ticket.refusal
 
     def leave(self) -> None:
         """Leave the admission; may be called again."""
@@ -241,7 +247,7 @@ class Slot:
         admission = self._context.admission
         assert admission is not None
         context = replace(self._context, launcher=launcher)
-        fork = Slot(context, self._language, self._options, self._key, assets=self._assets)
+        fork = Slot(context, self._language, self._options, self._share, assets=self._assets)
         fork._memory_factor = 2
         capacity, needs = admission.capacity, (self._count_needs(), fork._count_needs())
         if (
@@ -254,6 +260,12 @@ class Slot:
                 "Give the runtime or server more max_machines, memory_budget or cpus.",
             )
         return fork
+
+    def _find_share(self) -> Share:
+        # A single run needs no share, and is not to pay for the import.
+        from slipway._util.shares import Share
+
+        return self._share or Share()
 
     def _check_needs(self) -> Needs:
         """Check and return the needs of the machine.

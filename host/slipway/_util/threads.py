@@ -66,3 +66,16 @@ async def run_shielded(work: Coroutine[Any, Any, _T]) -> _T:
 async def call_shielded(function: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Call ``function`` and await it to its end: a callback of an exit stack."""
     return await run_shielded(function())
+
+
+async def run_until(work: Coroutine[Any, Any, object], event: asyncio.Event) -> None:
+    """Await ``work``, and raise its error; cancel it when ``event`` is set."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)

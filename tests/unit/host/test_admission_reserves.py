@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from slipway._admission import Admission, Capacity, Needs, Ticket
 from slipway._util.errors import Busy
+from slipway._util.shares import Share
 from support.waiting import wait_until
 
 CAPACITY = Capacity(machines=4, memory=100, cpus=6, queue=5)
@@ -56,73 +57,73 @@ def test_run_takes_what_it_lacks_and_no_more(room: Admission) -> None:
     reserves = Reserves(room)
     assert all(reserves.take(20) for _ in range(5))
 
-    ticket = room.enter("", Needs(30, 1))
+    ticket = room.enter(Share(), Needs(30, 1))
 
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
     assert reserves.pieces == [20, 20, 20]
 
 
 def test_run_that_lacks_processors_takes_no_memory(room: Admission) -> None:
-    room.enter("", Needs(1, CAPACITY.cpus))
+    room.enter(Share(), Needs(1, CAPACITY.cpus))
     reserves = Reserves(room)
     assert reserves.take(99)
 
-    ticket = room.enter("", Needs(50, 1))
+    ticket = room.enter(Share(), Needs(50, 1))
 
-    assert not ticket.admitted.is_set()
+    assert not ticket.is_admitted
     assert reserves.pieces == [99]
 
 
 def test_run_that_runs_leave_no_room_takes_nothing(room: Admission) -> None:
-    room.enter("", Needs(60, 1))
+    room.enter(Share(), Needs(60, 1))
     reserves = Reserves(room)
     assert reserves.take(30)
 
-    ticket = room.enter("", Needs(50, 1))
+    ticket = room.enter(Share(), Needs(50, 1))
 
-    assert not ticket.admitted.is_set()
+    assert not ticket.is_admitted
     assert reserves.pieces == [30]
 
 
 def test_nothing_is_reserved_that_the_next_run_needs(room: Admission) -> None:
-    running = room.enter("", Needs(60, CAPACITY.cpus))
-    waiting = room.enter("", Needs(30, 1))
+    running = room.enter(Share(), Needs(60, CAPACITY.cpus))
+    waiting = room.enter(Share(), Needs(30, 1))
 
     reserved = room.reserve(11), room.reserve(10)
     room.leave(running)
 
     assert reserved == (False, True)
-    assert waiting.admitted.is_set()
+    assert waiting.is_admitted
 
 
 def test_run_whose_image_is_being_made_keeps_nobody_from_reserving(room: Admission) -> None:
-    room.enter("", None)
+    room.enter(Share(), None)
 
     assert room.reserve(100)
 
 
 def test_run_waits_for_what_cannot_be_had_back_yet(room: Admission) -> None:
     assert room.reserve(80)
-    ticket = room.enter("", Needs(30, 1))
-    at_once = ticket.admitted.is_set()
+    ticket = room.enter(Share(), Needs(30, 1))
+    at_once = ticket.is_admitted
 
     room.free(80)
 
     assert not at_once
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
 
 
 def test_run_gets_what_can_be_had_back_later(room: Admission) -> None:
     reserves = Reserves(room)
     assert room.reserve(80)
-    ticket = room.enter("", Needs(30, 1))
-    at_once = ticket.admitted.is_set()
+    ticket = room.enter(Share(), Needs(30, 1))
+    at_once = ticket.is_admitted
 
     reserves.pieces.append(80)
     room.settle()
 
     assert not at_once
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
     assert reserves.pieces == []
 
 
@@ -138,14 +139,14 @@ class Admitting(RuleBasedStateMachine):
     @rule(key=st.sampled_from("ab"), memory=st.integers(1, 100), cpus=st.integers(1, 6))
     def enter(self, key: str, memory: int, cpus: int) -> None:
         try:
-            self.tickets.append(self.room.enter(key, Needs(memory, cpus)))
+            self.tickets.append(self.room.enter(Share(key=key), Needs(memory, cpus)))
         except Busy:
             assert self.room.load.waiting == CAPACITY.queue
 
     @rule(key=st.sampled_from("ab"))
     def enter_without_needs(self, key: str) -> None:
         try:
-            self.tickets.append(self.room.enter(key, None))
+            self.tickets.append(self.room.enter(Share(key=key), None))
         except Busy:
             assert self.room.load.waiting == CAPACITY.queue
 
@@ -188,7 +189,7 @@ class Admitting(RuleBasedStateMachine):
 
     @invariant()
     def no_more_than_there_is(self) -> None:
-        running = [t.needs for t in self.tickets if t.admitted.is_set() and t.needs is not None]
+        running = [t.needs for t in self.tickets if t.is_admitted and t.needs is not None]
         load, reserved = self.room.load, sum(self.reserves.pieces + self.reserves.held)
         assert load.memory == sum(needs.memory for needs in running)
         assert load.cpus == sum(needs.cpus for needs in running)
@@ -226,8 +227,8 @@ TestAdmitting = Admitting.TestCase
 async def test_run_that_waits_hears_of_it(room: Admission) -> None:
     reserves = Reserves(room)
     assert room.reserve(80)
-    ticket = room.enter("", Needs(30, 1))
-    waiting = asyncio.create_task(wait_until(ticket.admitted.is_set, "the run is admitted"))
+    ticket = room.enter(Share(), Needs(30, 1))
+    waiting = asyncio.create_task(wait_until(lambda: ticket.is_admitted, "the run is admitted"))
     await asyncio.sleep(0)
 
     reserves.pieces.append(80)

@@ -19,6 +19,7 @@ from slipway._snapshots.key import SnapshotKey
 from slipway._snapshots.pool import SLACK, TICK_SECONDS, UNUSED_SECONDS, Pool
 from slipway._snapshots.pool_entry import FIRST_BACKOFF
 from slipway._util.errors import HostError, ImageError
+from slipway._util.shares import Share
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock
@@ -399,9 +400,9 @@ async def test_run_that_lacks_memory_takes_it_from_what_waits(ground: PoolBench)
     await ground.wait_filled(2)
     needs = Needs(CAPACITY.memory - IDLE_MEMORY, 1)
 
-    ticket = ground.admission.enter("", needs)
+    ticket = ground.admission.enter(Share(), needs)
 
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
     assert (ground.pool.idle, ground.admission.reserved) == (1, IDLE_MEMORY)
     ground.admission.leave(ticket)
 
@@ -411,7 +412,7 @@ async def test_least_recently_used_entries_are_evicted_first(ground: PoolBench) 
     ground.prewarm(KEY)
     await ground.wait_filled(4)
 
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory - 2 * IDLE_MEMORY, 1))
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory - 2 * IDLE_MEMORY, 1))
 
     assert [len(ground.waiting(key)) for key in (OTHER, KEY)] == [0, 2]
     ground.admission.leave(ticket)
@@ -420,7 +421,7 @@ async def test_least_recently_used_entries_are_evicted_first(ground: PoolBench) 
 async def test_what_gave_way_and_is_to_be_warm_comes_back(ground: PoolBench) -> None:
     ground.prewarm()
     await ground.wait_filled(2)
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory, 1))
     idle = ground.pool.idle
 
     ground.admission.leave(ticket)
@@ -434,11 +435,11 @@ async def test_run_that_comes_while_a_clone_is_made_gets_its_memory(ground: Pool
     ground.templates.cloning = lambda: wait_for(going_on)
     await ground.take()
     await wait_until(lambda: ground.templates.made == 1, "a template was made")
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
-    at_once = ticket.admitted.is_set()
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory, 1))
+    at_once = ticket.is_admitted
 
     going_on.set()
-    await wait_until(ticket.admitted.is_set, "the run is admitted")
+    await wait_until(lambda: ticket.is_admitted, "the run is admitted")
 
     assert not at_once
     assert ground.pool.idle == 0
@@ -471,7 +472,7 @@ async def test_clone_that_has_more_than_was_reserved_keeps_what_was(
 
 
 async def test_nothing_is_made_without_room_and_is_when_there_is(ground: PoolBench) -> None:
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory - IDLE_MEMORY + 1, 1))
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory - IDLE_MEMORY + 1, 1))
     await ground.take()
     await asyncio.sleep(10 * TICK_SECONDS)
     made = ground.templates.made
@@ -570,8 +571,8 @@ async def test_closed_at_any_moment_nothing_is_left(tmp_path: Path) -> None:
 
 async def test_a_thousand_runs_leave_nothing(ground: PoolBench) -> None:
     async def run(_number: int) -> str:
-        ticket = ground.admission.enter("", Needs(IDLE_MEMORY, 1))
-        await wait_until(ticket.admitted.is_set, "the run is admitted")
+        ticket = ground.admission.enter(Share(), Needs(IDLE_MEMORY, 1))
+        await wait_until(lambda: ticket.is_admitted, "the run is admitted")
         guest = await ground.pool.take(KEY, ground.assets, Options())
         if guest is None:
             guest = await ground.templates.clone(KEY, ground.assets, Options())

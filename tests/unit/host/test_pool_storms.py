@@ -20,6 +20,7 @@ from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.pool import Pool
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import TemplateCache
+from slipway._util.shares import Share
 from slipway_initramfs.store.image_store import ImageStore
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
 from support.sessions import open_files
@@ -101,9 +102,9 @@ async def test_all_runs_end_and_nothing_is_left(
     starts: list[str] = []
 
     async def run(language: str) -> None:
-        ticket = admission.enter(language, NEEDS)
+        ticket = admission.enter(Share(key=language), NEEDS)
         try:
-            await wait_until(ticket.admitted.is_set, "the run is admitted")
+            await wait_until(lambda: ticket.is_admitted, "the run is admitted")
             assert admission.load.memory + admission.reserved <= CAPACITY.memory
             guest = await launcher.launch(assets[language], Options())
             starts.append(guest.start_info.start)

@@ -24,6 +24,7 @@ from slipway._snapshots.lease import is_leased
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.templates import TemplateCache
 from slipway._util.errors import HostError, ImageError
+from slipway._util.shares import Share
 from slipway_initramfs.store.image_store import ImageStore
 from support.clock import JumpingClock
 from support.fake_templates import MEMORY, MIB, StoredHypervisor, stored_snapshot
@@ -151,7 +152,7 @@ async def test_nothing_is_remembered_of_shapes_that_have_no_snapshot(ground: Tem
 
 
 async def test_without_room_there_is_no_template(ground: TemplateBench) -> None:
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory, 1))
 
     reason = await ground.clone()
 
@@ -340,9 +341,9 @@ async def test_run_that_lacks_memory_takes_that_of_a_template(ground: TemplateBe
     guest = await ground.clone()
     assert isinstance(guest, Guest)
 
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory, 1))
 
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
     assert ground.admission.reserved == 0
     ground.admission.leave(ticket)
     await guest.stop()
@@ -354,14 +355,14 @@ async def test_template_in_use_makes_way_when_it_is_not_any_more(ground: Templat
     cloning = asyncio.create_task(ground.clone())
     await wait_until(lambda: ground.templates.count, "a template is open")
 
-    ticket = ground.admission.enter("", Needs(CAPACITY.memory, 1))
-    at_once = ticket.admitted.is_set()
+    ticket = ground.admission.enter(Share(), Needs(CAPACITY.memory, 1))
+    at_once = ticket.is_admitted
     going_on.set()
     guest = await cloning
 
     assert isinstance(guest, Guest)
     assert not at_once
-    assert ticket.admitted.is_set()
+    assert ticket.is_admitted
     ground.admission.leave(ticket)
     await guest.stop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +11,7 @@ from starlette.responses import Response
 from slipway._model.key import check_key
 from slipway._server.http import request_parsing
 from slipway._server.problems import DRAINING, Problem, Refusal
+from slipway._util.shares import Share
 from slipway._util.units import MIB
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ def read_query(request: Request, kind: type[_Model]) -> _Model:
     return request_parsing.parse_query(request.query_params.multi_items(), kind)
 
 
-def read_key(request: Request) -> str:
-    """Return a digest of the client's key and user, so that users never share a key.
+def read_share(request: Request) -> Share:
+    """Return the client's user and key.
 
     Raises:
         InputError: the key is too long, or has characters other than printable ASCII.
     """
     key = check_key(request.headers.get(KEY_FIELD, ""), KEY_FIELD)
-    return hashlib.sha256(f"{get_peer(request).uid}/{key}".encode()).hexdigest()
+    return Share(str(get_peer(request).uid), key)
 
 
 def read_media_type(request: Request) -> str:

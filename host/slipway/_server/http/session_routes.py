@@ -26,8 +26,8 @@ from slipway._server.http.request_context import (
     get_peer,
     get_service,
     read_json,
-    read_key,
     read_query,
+    read_share,
 )
 from slipway._server.http.routing import create_router
 from slipway._server.http.start_routes import RunForms, StartForms, answer_run, answer_start
@@ -70,7 +70,7 @@ async def open_session(request: Request) -> Response:
     service = get_service(request)
     service.check_open()
     read_query(request, NoQuery)
-    key = read_key(request)
+    share = read_share(request)
     form = await read_json(request, SessionBody)
     language = run_request_parsing.join_language(form.language, form.version)
     idle = DEFAULT_IDLE_SECONDS if form.idle is None else form.idle
@@ -78,7 +78,7 @@ async def open_session(request: Request) -> Response:
     check_ceiling(options.get("network"), service.ceiling, "slipway serve")
 
     async def open_new() -> LocalSession:
-        session = service.runtime.session(language, key=key, idle_seconds=idle, **options)
+        session = service.runtime.create_session(language, share, idle, options)
         await session.open()
         return session
 

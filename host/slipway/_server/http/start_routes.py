@@ -21,9 +21,9 @@ from slipway._server.http.request_context import (
     get_peer,
     get_service,
     is_json,
-    read_key,
     read_media_type,
     read_query,
+    read_share,
 )
 from slipway._server.http.routing import create_router
 from slipway._server.http.server_sent_events import EventStream, cancel_and_drain
@@ -141,12 +141,12 @@ async def answer_run(request: Request, forms: RunForms, starter: Starter) -> Res
 
 def _use_new_machine(request: Request) -> Starter:
     """Return the starter of runs that each have a machine of their own."""
-    service, key = get_service(request), read_key(request)
+    service, share = get_service(request), read_share(request)
     runtime = service.runtime
 
     async def start(wanted: RunRequest) -> LocalExecution:
         check_ceiling(wanted.options.network, service.ceiling, "slipway serve")
-        return await runtime.start_request(wanted, key)
+        return await runtime.start_request(wanted, share)
 
     return start
 
