@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("bash")
 
 LIMITS: dict[str, Any] = PATIENCE
+# The lab's file system is small, and a budget by default is a part of it.
+SNAPSHOT_BUDGET = 1 << 30
 # The agent's port, as a program may try to use it, and other destinations.
 INTRUDE = """
 for address in 198.18.0.2 127.0.0.1; do
@@ -62,7 +64,7 @@ async def test_idle_clone_gets_the_rules_of_its_run(
     # The pool would make it as well; on a slow host it then takes the demand for over by then.
     options, images = Options(machine=machine, port="tcp"), ImageStore(store)
     assets = find_assets(find_language("bash"), options, images, print)
-    await create_snapshot(assets, options, images, print)
+    await create_snapshot(assets, options, images, print, SNAPSHOT_BUDGET)
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     source = f"exec 3<>/dev/tcp/host/{port} && cat <&3"
