@@ -112,6 +112,7 @@ def test_doctor_finds_this_host_well(commands: Commands, store: ImageStore) -> N
     assert needs >= {
         "qemu",
         "kvm",
+        "warm clones",
         "gateway",
         "names",
         "memory",

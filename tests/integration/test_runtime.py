@@ -288,8 +288,9 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"environment": ("abc",)}, r"environment\[0\] is one text"),
         ({"arguments": "abc"}, "arguments is one text"),
         ({"outputs": "abc"}, "outputs is one text"),
-        ({"machine": "toaster"}, "no machine 'toaster'"),
+        ({"machine": "toaster"}, "machine is 'toaster'"),
         ({"arch": "mips"}, "arch is 'mips'"),
+        ({"port": "usb"}, "port is 'usb'"),
     ],
 )
 async def test_what_cannot_run_is_refused_and_takes_no_place(

@@ -116,6 +116,7 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     kvm = _check_kvm()
     yield kvm
     yield from _check_architectures(is_kvm_usable=kvm.met)
+    yield _check_fork()
     yield from _check_network()
     yield from _check_store(store)
 

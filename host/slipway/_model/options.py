@@ -232,8 +232,9 @@ class Options:
         check_environment(self.environment)
         check_files(self.files, source_name)
         check_outputs(self.outputs)
-        check_choice("arch", self.arch, OPTIONS["arch"].choices)
         for name, option in OPTIONS.items():
+            if option.choices:
+                check_choice(name, getattr(self, name), option.choices)
             if option.most_items is not None:
                 check_count(name, len(getattr(self, name)), option.most_items, "Use fewer items.")
 

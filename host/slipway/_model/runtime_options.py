@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from slipway._model.bounds import check_choice
 from slipway._model.option import Option, read_options
 from slipway._model.options import OPTIONS
 from slipway._model.values import Bounds, check_value, read_field_types
@@ -33,7 +34,7 @@ class RuntimeOptions:
     mcp``, and the tables of the docs follow from this.
 
     Raises:
-        InputError: a value is of another type than its field, or out of bounds.
+        InputError: a value is of another type than its field, out of bounds, or not a choice.
     """
 
     store: Annotated[
@@ -85,6 +86,9 @@ class RuntimeOptions:
     def __post_init__(self) -> None:
         for name, kind in read_field_types(RuntimeOptions).items():
             object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
+        for name, option in RUNTIME_OPTIONS.items():
+            if option.choices:
+                check_choice(name, getattr(self, name), option.choices)
 
 
 # All runtime options by name, in the order of the fields of RuntimeOptions.

@@ -22,7 +22,14 @@ from slipway._model.bounds import (
     check_guest_path,
 )
 from slipway._model.input_file import InputFile
-from slipway._model.options import MAX_SECONDS, MAX_SOURCE, Options, check_source, read_local_file
+from slipway._model.options import (
+    MAX_SECONDS,
+    MAX_SOURCE,
+    OPTIONS,
+    Options,
+    check_source,
+    read_local_file,
+)
 from slipway._run.job_message import build_job_message
 from slipway._run.job_request import JobRequest
 from slipway_initramfs.languages import catalogue
@@ -136,6 +143,14 @@ def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(slipway.InputError) as caught:
         check(**options)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.choices])
+def test_word_that_is_no_choice_is_told_with_the_choices(name: str) -> None:
+    with pytest.raises(slipway.InputError, match=f"^{name} is 'AUTO'") as caught:
+        check(**{name: "AUTO"})
+
+    assert caught.value.hint == f"Use one of: {', '.join(OPTIONS[name].choices)}."
 
 
 @pytest.mark.parametrize("name", ["a.b", "my-var", "1", "A B", "é", "x" * 255, "BASH_FUNC_f%%"])

@@ -26,6 +26,15 @@ def test_arguments_of_a_runtime_are_the_declared_options(kind: type) -> None:
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
 
 
+@pytest.mark.parametrize("kind", [slipway.AsyncRuntime, slipway.Runtime])
+@pytest.mark.parametrize(
+    "name", [name for name, option in RUNTIME_OPTIONS.items() if option.choices]
+)
+def test_runtime_refuses_a_word_that_is_no_choice(kind: type, name: str) -> None:
+    with pytest.raises(slipway.InputError, match=f"^{name} is 'AUTO'"):
+        kind(**{name: "AUTO"})
+
+
 def test_declared_options_are_the_fields() -> None:
     assert list(RUNTIME_OPTIONS) == list(RuntimeOptions.__dataclass_fields__)
 
