@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ SOURCES = {
     # As Debian calls them: arm64's Image, and a bzImage.
     "image-arm64": bytes(0x38) + b"ARM\x64" + bytes(0x200),
     "image-amd64": bytes(0x202) + b"HdrS",
+    "packed": b"\x1f\x8b\x08" + bytes(range(200)),
+    # Their headers name bytes behind the end of the file.
+    "cut-arm64": bytes(0x38) + b"ARM\x64" + struct.pack("<I", 0x1000),
+    "cut-amd64": struct.pack("<514x4sH46xH16xII", b"HdrS", 0x20F, 1, 0, 1000),
 }
 
 
@@ -111,7 +116,10 @@ def test_tripwire_is_where_qemu_is_looked_for(run: Commands, tripwire: Path) -> 
             ["--kernel", f"image-{FOREIGN}", "good.sh"],
             [f"image-{FOREIGN} is for {FOREIGN}", f"--arch {FOREIGN}"],
         ),
-        (["--kernel", "good.sh", "good.sh"], ["good.sh is not a Linux kernel"]),
+        (["--kernel", "good.sh", "good.sh"], ["good.sh is a text file"]),
+        (["--arch", "arm64", "--kernel", "packed", "good.sh"], ["packed is compressed", "Image"]),
+        (["--arch", "arm64", "--kernel", "cut-arm64", "good.sh"], ["cut-arm64 is cut short"]),
+        (["--arch", "amd64", "--kernel", "cut-amd64", "good.sh"], ["cut-amd64 is cut short"]),
         (["--kernel", "k" * 300, "good.sh"], [": no such file"]),
         (["--get", f"a:{'l' * 300}", "good.sh"], ["cannot write", "too long"]),
         (["--get", "a:x", "--get", "b:x", "good.sh"], ["writes two files", "GUEST:LOCAL"]),

@@ -12,7 +12,7 @@ import pytest
 from slipway import InputError
 from slipway.vmm.arch.aarch64 import architecture, layout
 from slipway.vmm.arch.aarch64.architecture import place_memory, write_tables
-from slipway.vmm.arch.aarch64.kernel import open_kernel
+from slipway.vmm.arch.aarch64.kernel import check_kernel, open_kernel
 from slipway.vmm.loader import load_files
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.spec import BootSpec, Plan
@@ -149,6 +149,45 @@ def test_any_part_of_a_kernel_is_refused_or_opened(file: Path) -> None:
         file.write_bytes(data[:length])
         with pytest.raises(InputError):
             open_kernel(file)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        image(),
+        image(flags=ANYWHERE | PAGES_64K),
+        image(flags=PAGES_4K),
+        image(image_size=0, is_program=False),
+    ],
+)
+def test_check_for_any_hypervisor_takes_what_others_can_boot(file: Path, data: bytes) -> None:
+    before = count_open_files()
+    file.write_bytes(data)
+
+    check_kernel(file)
+
+    assert count_open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x1f\x8b\x08" + bytes(range(1, 200)), "is compressed"),
+        (image(flags=ANYWHERE | PAGES_4K | BIG_ENDIAN), "is a big-endian kernel"),
+        (image(text_offset=0x800), "its text_offset is 0x800"),
+        (image()[:-1], "is cut short"),
+    ],
+)
+def test_check_for_any_hypervisor_refuses_what_no_other_boots(
+    file: Path, data: bytes, words: str
+) -> None:
+    before = count_open_files()
+    file.write_bytes(data)
+
+    with pytest.raises(InputError, match=words):
+        check_kernel(file)
+
+    assert count_open_files() == before
 
 
 @pytest.mark.parametrize(

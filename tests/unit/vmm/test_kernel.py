@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway import InputError
-from slipway.vmm.arch.x86_64.kernel import MAX_PROGRAM_HEADERS, KernelImage, open_kernel
+from slipway.vmm.arch.x86_64.kernel import (
+    MAX_PROGRAM_HEADERS,
+    KernelImage,
+    check_kernel,
+    open_kernel,
+)
 from slipway_initramfs.debian.kernel import write_sparse
 from unit.initramfs.debian.test_kernel import PACKERS, vmlinuz
 
@@ -263,7 +268,6 @@ OTHER = {
         vmlinuz(b"\x89LZO" * 9, 99),
         "payload has an unknown compression: 894c5a4f",
     ),
-    "payload outside": (bzimage(elf())[:2200], "outside its file"),
     "another size": (
         vmlinuz(lzma.compress(elf()), len(elf()) + 1),
         "not an ELF file of the stated size",
@@ -272,6 +276,7 @@ OTHER = {
     "no kernel inside": (bzimage(elf(machine=183)), "for aarch64, not x86-64"),
 }
 DAMAGED = {
+    "payload": (bzimage(elf())[:2200], "payload ends at byte [0-9]+, and the file at byte 2200"),
     "ELF header": (elf()[:63], "ends at byte 63, within its ELF header"),
     "class": (elf(ident=b"\x7fELF\7\1\1"), "class and encoding 07 01"),
     "program headers": (elf()[:231], "program headers end at byte 232, and it at 231"),
@@ -314,3 +319,28 @@ def test_damage_is_named(file: Path, data: bytes, reason: str) -> None:
 def test_program_of_this_host_is_no_kernel() -> None:
     with pytest.raises(InputError, match=r"not a kernel|not x86-64"):
         open_kernel(Path(sys.executable).resolve())
+
+
+# --- For any hypervisor ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["vmlinux", "bzImage"])
+def test_check_takes_a_whole_kernel_and_refuses_each_part_of_it(file: Path, packed: bool) -> None:
+    data = bzimage(elf()) if packed else elf()
+    before = open_files()
+    file.write_bytes(data)
+
+    check_kernel(file)
+
+    # Zeros behind the payload of a bzImage are nobody's.
+    for length in range(0, len(data.rstrip(b"\0")), 59):
+        file.write_bytes(data[:length])
+        with pytest.raises(InputError):
+            check_kernel(file)
+    assert open_files() == before
+
+
+def test_check_does_not_unpack(file: Path) -> None:
+    file.write_bytes(vmlinuz(b"\x89LZO" * 9, 99))
+
+    check_kernel(file)

@@ -109,13 +109,21 @@ def open_kernel(path: str | os.PathLike[str]) -> ArmKernel:
         raise
 
 
+def check_kernel(path: str | os.PathLike[str]) -> None:
+    """Check that the file ``path`` is a whole kernel, for whatever machine of this architecture.
+
+    Raises:
+        InputError: the file cannot be read, is no kernel, or is cut short or damaged.
+    """
+    file = KernelFile(path, _WANTED)
+    try:
+        _read_header(file)
+    finally:
+        file.close()
+
+
 def _parse(file: KernelFile) -> ArmKernel:
-    head = _read(file, 0, _HEAD)
-    if len(head) < _HEADER.size or head[56:60] != _MAGIC:
-        raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
-    _, _, text_offset, image_size, flags, _, pe_offset = _HEADER.unpack_from(head)
-    if flags & _BIG_ENDIAN:
-        raise InputError(f"{file.path} is a big-endian kernel", _WANTED)
+    text_offset, image_size, flags = _read_header(file)
     page = flags >> 1 & 3
     if page > 1:
         raise InputError(
@@ -127,13 +135,33 @@ def _parse(file: KernelFile) -> ArmKernel:
             f"{file.path} is a kernel that has to lie at the start of the memory",
             "Name a kernel of Linux 4.6 or later.",
         )
+    return ArmKernel(file, text_offset, image_size)
+
+
+def _read_header(file: KernelFile) -> tuple[int, int, int]:
+    """Return text_offset, image_size and flags of a whole little-endian Image.
+
+    The image_size is 0 before Linux 3.17.
+
+    Raises:
+        InputError: the file is something else, or is cut short or damaged.
+    """
+    head = _read(file, 0, _HEAD)
+    if len(head) < _HEADER.size or head[56:60] != _MAGIC:
+        raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
+    text_offset: int
+    image_size: int
+    flags: int
+    _, _, text_offset, image_size, flags, _, pe_offset = _HEADER.unpack_from(head)
+    if flags & _BIG_ENDIAN:
+        raise InputError(f"{file.path} is a big-endian kernel", _WANTED)
     if text_offset % layout.PAGE or text_offset >= _MAX_TEXT_OFFSET:
         raise InputError(
             f"{file.path} is damaged: its text_offset is {text_offset:#x};"
             " it has to be less than 2 MiB and whole pages",
             _AGAIN,
         )
-    if file.size > image_size:
+    if 0 < image_size < file.size:
         raise InputError(
             f"{file.path} is damaged: it has {file.size} bytes, and by its header at most"
             f" {image_size}",
@@ -144,7 +172,7 @@ def _parse(file: KernelFile) -> ArmKernel:
         raise InputError(
             f"{file.path} is cut short: it has {file.size} bytes, and its sections {end}", _AGAIN
         )
-    return ArmKernel(file, text_offset, image_size)
+    return text_offset, image_size, flags
 
 
 def _read(file: KernelFile, offset: int, size: int) -> bytes:

@@ -46,9 +46,12 @@ _OTHER_MACHINES = {3: "32-bit x86", 40: "arm", 183: "aarch64", 243: "riscv"}
 # Kernels run in the upper half of the virtual addresses, programs in the lower.
 _UPPER_HALF = 1 << 63
 
-# Offsets in a bzImage, whose boot protocol gave "xloadflags" its meaning in version 2.12.
-_SETUP_MAGIC, _SETUP_VERSION, _SETUP_LOAD_FLAGS, _SETUP_END = 0x202, 0x206, 0x236, 0x250
-_VERSION_WITH_LOAD_FLAGS = 0x020C
+# Offsets in a bzImage, whose boot protocol has a payload since version 2.08, and gave "xloadflags"
+# its meaning in version 2.12. The setup has a first sector and those that its header counts.
+_SETUP_SECTORS, _SETUP_MAGIC, _SETUP_VERSION = 0x1F1, 0x202, 0x206
+_SETUP_LOAD_FLAGS, _SETUP_PAYLOAD, _SETUP_END = 0x236, 0x248, 0x250
+_SECTOR, _DEFAULT_SECTORS = 512, 4
+_VERSION_WITH_PAYLOAD, _VERSION_WITH_LOAD_FLAGS = 0x0208, 0x020C
 _XLF_KERNEL_64 = 1 << 0
 _ARM64_MAGIC = 0x38
 
@@ -173,20 +176,53 @@ def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
     return image
 
 
+def check_kernel(path: str | os.PathLike[str]) -> None:
+    """Check the headers of the kernel in the file ``path``; a bzImage is not unpacked.
+
+    Raises:
+        InputError: the file cannot be read, is no 64-bit kernel, or is cut short or damaged.
+    """
+    with ExitStack() as undo:
+        file = KernelFile(path, _WANTED)
+        undo.callback(file.close)
+        head = _read(file, 0, min(file.size, _SETUP_END))
+        if head.startswith(_ELF_MAGIC):
+            _parse(path, file)
+        else:
+            _check_setup(file, head)
+
+
 def _read(source: _Source, offset: int, size: int) -> bytes:
     data = bytearray(size)
     source.read_into(data, offset)
     return bytes(data)
 
 
-def _unpack(file: KernelFile, head: bytes) -> bytes:
-    """Return the ELF file in a bzImage that begins with ``head``."""
+def _check_setup(file: KernelFile, head: bytes) -> None:
+    """Check the header of a bzImage, which begins with ``head``, and that its payload is there.
+
+    Raises:
+        InputError: the file is something else, has no 64-bit entry, or is cut short.
+    """
     if len(head) < _SETUP_END or head[_SETUP_MAGIC:_SETUP_VERSION] != b"HdrS":
         raise InputError(f"{file.path} {_describe_content(head)}", _WANTED)
     (version,) = struct.unpack_from("<H", head, _SETUP_VERSION)
     (load_flags,) = struct.unpack_from("<H", head, _SETUP_LOAD_FLAGS)
     if version >= _VERSION_WITH_LOAD_FLAGS and not load_flags & _XLF_KERNEL_64:
         raise InputError(f"{file.path} is a kernel without a 64-bit entry", _WANTED)
+    offset, length = struct.unpack_from("<II", head, _SETUP_PAYLOAD)
+    end = (1 + (head[_SETUP_SECTORS] or _DEFAULT_SECTORS)) * _SECTOR + offset + length
+    if version >= _VERSION_WITH_PAYLOAD and file.size < end:
+        raise InputError(
+            f"{file.path} is cut short or damaged: its payload ends at byte {end}, and the file"
+            f" at byte {file.size}",
+            _AGAIN,
+        )
+
+
+def _unpack(file: KernelFile, head: bytes) -> bytes:
+    """Return the ELF file in a bzImage that begins with ``head``."""
+    _check_setup(file, head)
 
     from slipway_initramfs.debian.kernel import MAX_KERNEL, unpack_vmlinuz
     from slipway_initramfs.errors import ImageError
