@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import time
@@ -201,8 +202,29 @@ def test_program_with_a_state_that_a_fork_cannot_have_is_refused(
 
         verb, texts = rig.freeze()
 
-    assert verb == control.REFUSED
+    assert verb == control.FAILED
     assert words in texts["message"]
+
+
+def test_lack_of_descriptors_refuses_one_fork_and_not_the_next() -> None:
+    with ZygoteRig() as rig:
+        assert rig.freeze()[0] == control.RUNNING
+        limits = resource.prlimit(rig.zygote.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(rig.zygote.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        with open(os.devnull, "r+b") as file:  # noqa: PTH123
+            rig.request([file.fileno()] * 2)
+            verb, texts, _ = rig.receive()
+        resource.prlimit(rig.zygote.pid, resource.RLIMIT_NOFILE, limits)
+
+        fork = rig.fork()
+        answer = fork.ask(4)
+        fork.close()
+
+    assert (verb, texts["message"]) == (
+        control.REFUSED,
+        "a clone cannot be started: Too many open files",
+    )
+    assert answer == (fork.process, 1, 8)
 
 
 def test_program_that_never_waits_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -169,6 +170,27 @@ async def test_clones_are_made_as_before_when_warm_ones_can_be_made_no_more(
     assert said == "hello\n"
     assert guest.start_info.start == "snapshot"
     assert guest.start_info.start_reason.startswith("no warm clone: ")
+
+
+async def test_lack_of_descriptors_concerns_one_start_and_not_the_next(
+    tmp_path: Path, progress: Callable[[str], None]
+) -> None:
+    async with open_rig(Options(machine="qemu"), tmp_path / "store", progress) as rig:
+        zygote = rig.find_zygote()
+        limits = resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        failed = await rig.clone()
+        resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE, limits)
+
+        guest = await rig.clone()
+        said = await run(guest, "echo hello")
+        await asyncio.gather(failed.stop(), guest.stop())
+
+    assert (failed.start_info.start, failed.start_info.start_reason) == (
+        "snapshot",
+        "no warm clone: a clone cannot be started: Too many open files",
+    )
+    assert (guest.start_info.start, said) == ("warm", "hello\n")
 
 
 async def test_clone_dies_with_its_zygote_and_is_lost_alone(

@@ -6,7 +6,10 @@ clone, and may raise; ``reasons`` are given instead of clones, in turn, until th
 
 ``StoredMachine`` is a machine that can be cloned from a snapshot that lies in a real store, by the
 real templates. ``moods`` has the fate of each clone, in their order:
-``dies``, ``silent``, or else an answer.
+``dies``, ``silent``, or else an answer. With ``has_warm_clones``, a template has a
+``StoredWarmTemplate``, whose clones have their fates from ``warm_moods``: ``refused`` means that
+the host lets none be made, ``late`` that it is too slow for this one, and ``ended`` that the warm
+template has ended.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.key import NoSnapshot
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, NoAnswer
 from slipway.machine import memory_files
-from slipway.machine.model import PortKind, Snapshot, Template, Transport
+from slipway.machine.model import PortKind, Snapshot, Template, Transport, WarmTemplate
 from slipway_initramfs.architectures import machine_architecture
 from support.fake_agent import FakeAgent
 from support.fake_machine import FakeHypervisor, FakeLauncher, FakeMachine, make_transports
@@ -91,9 +94,11 @@ class FakeTemplateCache:
 class StoredMachine(FakeMachine):
     """See this module's text."""
 
+    is_warm = False
+
     async def _serve(self) -> None:
         assert isinstance(self.hypervisor, StoredHypervisor)
-        moods = self.hypervisor.moods
+        moods = self.hypervisor.warm_moods if self.is_warm else self.hypervisor.moods
         mood = moods.pop(0) if moods and not self._boots else ""
         if mood == "dies":
             self.die()
@@ -116,6 +121,9 @@ class StoredHypervisor(FakeHypervisor):
     def __init__(self) -> None:
         self.launcher = FakeLauncher(hypervisor=self)
         self.moods: list[str] = []
+        self.warm_moods: list[str] = []
+        self.has_warm_clones = False
+        self.warm_templates: list[StoredWarmTemplate] = []
         self.templates: list[StoredTemplate] = []
         self.opening: Callable[[], Awaitable[None]] | None = None
 
@@ -153,11 +161,72 @@ class StoredTemplate(Template):
         ours, theirs = await make_transports()
         return StoredMachine(ours, theirs, launcher, _original(theirs))
 
+    async def start_warm_template(self) -> StoredWarmTemplate | None:
+        """Return a warm template, if the hypervisor has any."""
+        if not self._hypervisor.has_warm_clones:
+            return None
+        ours, theirs = await make_transports()
+        machine = WarmMachine(ours, theirs, self._hypervisor.launcher, _original(theirs))
+        self._hypervisor.warm_templates.append(StoredWarmTemplate(self._hypervisor, machine))
+        return self._hypervisor.warm_templates[-1]
+
     async def close(self) -> None:
         """Close the snapshot."""
         if self.is_open:
             self.is_open = False
             self._snapshot.close()
+
+
+class WarmMachine(StoredMachine):
+    """Machine whose fate is that of warm clones."""
+
+    is_warm = True
+
+
+class StoredWarmTemplate(WarmTemplate):
+    """See this module's text. The fate of the first machine is that of the template."""
+
+    def __init__(self, hypervisor: StoredHypervisor, machine: StoredMachine) -> None:
+        self._hypervisor = hypervisor
+        self.machine = machine
+        self.is_open = True
+        self._refusal = ""
+        self._has_ended = False
+
+    @property
+    def refusal(self) -> str:
+        return self._refusal
+
+    @property
+    def has_ended(self) -> bool:
+        return self._has_ended
+
+    async def freeze(self) -> None:
+        """Stop the machine, if the host lets it be stopped."""
+        self._pass_mood()
+
+    async def clone(self, *, network: int | None = None) -> StoredMachine:
+        """Return a machine."""
+        self._pass_mood()
+        ours, theirs = await make_transports()
+        return WarmMachine(ours, theirs, self._hypervisor.launcher, _original(theirs))
+
+    def _pass_mood(self) -> None:
+        moods = self._hypervisor.warm_moods
+        mood = moods.pop(0) if moods and moods[0] in ("refused", "late", "ended") else ""
+        if mood == "refused":
+            self._refusal = "ptrace: no"
+            raise HostError(self._refusal)
+        if mood == "late":
+            raise NoAnswer("no machine was forked in time")
+        if mood == "ended":
+            self._has_ended = True
+            raise HostError("it has ended")
+
+    async def close(self) -> None:
+        """End the machine."""
+        self.is_open = False
+        await self.machine.stop()
 
 
 def _original(theirs: Transport) -> FakeAgent:

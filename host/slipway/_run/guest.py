@@ -19,7 +19,7 @@ from slipway._run.port_choice import wait_for_port
 from slipway._run.start_info import StartInfo
 from slipway._run.start_machine import start_machine
 from slipway._sources import keep_names
-from slipway._util.errors import HostError, ImageError, UnknownOutcome
+from slipway._util.errors import HostError, ImageError, NoAnswer, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._util.threads import call_shielded, run_shielded
 from slipway._util.units import MIB
@@ -205,7 +205,7 @@ class Guest:
             async with asyncio.timeout(RESTORE_SECONDS):
                 self.ready = await greeting
         except TimeoutError:
-            raise HostError(
+            raise NoAnswer(
                 f"the agent did not continue within {RESTORE_SECONDS:g} s after it was cloned"
                 + await self._read_exit_report()
             ) from None

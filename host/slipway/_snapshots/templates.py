@@ -15,11 +15,12 @@ from weakref import WeakValueDictionary
 from slipway._model.network import Network
 from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
+from slipway._snapshots.clone_network import open_clone_network
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
 from slipway._snapshots.lease import SnapshotLease
 from slipway._snapshots.store import SnapshotStore
 from slipway._snapshots.warm_clones import WarmClones
-from slipway._util.errors import HostError, ImageError, SlipwayError
+from slipway._util.errors import HostError, ImageError, NoAnswer, SlipwayError
 from slipway._util.threads import run_shielded
 from slipway.machine.model import PortKind
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway._run.guest_network import GuestNetwork
     from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
@@ -102,10 +102,25 @@ class TemplateCache:
         """Return a clone whose agent is ready, and whose network, if any, has no gateway yet.
 
         For an agent whose port is TCP, it has a gateway with the rules of ``options``. A snapshot
-        that cannot be used is removed.
+        is removed if it is damaged, or has failed ``MAX_FAILURES`` times in a row. A clone that
+        does not answer in time is not counted: most likely the host is slow.
 
         Raises:
             NoSnapshot: the snapshot is missing, cannot be used, or does not fit into the memory.
+        """
+        try:
+            return await self._try_clone(key, assets, options)
+        except NoSnapshot:
+            if self._admission is not None or not self._failures[key]:
+                raise
+        # A cache for one run sees no later failure: it tries again at once.
+        return await self._try_clone(key, assets, options)
+
+    async def _try_clone(self, key: SnapshotKey, assets: Assets, options: Options) -> Guest:
+        """Return a clone; see :meth:`clone`.
+
+        Raises:
+            NoSnapshot: see :meth:`clone`; the failure was counted.
         """
         try:
             entry = await self._find_or_open(key, assets)
@@ -114,15 +129,21 @@ class TemplateCache:
                 f"the snapshot cannot be used, and was removed: {error.message}"
             ) from error
         except HostError as error:
-            removed = self._count_failures(key, self._weight_of_failure)
+            removed = self._count_failures(key, error)
             raise NoSnapshot(f"the snapshot cannot be used{removed}: {error.message}") from error
         with self._using(key, entry):
             entry.clones += 1
-            if entry.clones == _CLONES_BEFORE_WARMTH:
-                self._warm_up(key, entry, assets)
-            reason = assets.hypervisor.reason
-            guest = await self._make_warm_clone(key, entry, reason, options)
-            return guest or await self._make_clone(key, entry, reason, options)
+            failure = ""
+            if entry.warm is not None:
+                if entry.clones >= _CLONES_BEFORE_WARMTH and entry.warm.is_due:
+                    self._warm_up(key, assets)
+                warm = await entry.warm.clone(key, assets.hypervisor.reason)
+                if isinstance(warm, Guest):
+                    return warm
+                failure = warm
+            why = f"no warm clone: {failure}" if failure else ""
+            start_info = StartInfo("snapshot", why, assets.hypervisor.reason)
+            return await self._make_clone(key, entry, start_info, options)
 
     async def prepare_warm_clones(self, key: SnapshotKey, assets: Assets) -> None:
         """Have the clones of ``key`` from now on forked from one that has run the sample.
@@ -136,11 +157,10 @@ class TemplateCache:
                 with self._using(key, entry):
                     await entry.warm.prepare(assets)
 
-    def _warm_up(self, key: SnapshotKey, entry: _OpenTemplate, assets: Assets) -> None:
+    def _warm_up(self, key: SnapshotKey, assets: Assets) -> None:
         """Prepare warm clones in the background, for a template that is used repeatedly."""
-        if entry.warm is not None:
-            self._warming.add(task := asyncio.create_task(self.prepare_warm_clones(key, assets)))
-            task.add_done_callback(self._warming.discard)
+        self._warming.add(task := asyncio.create_task(self.prepare_warm_clones(key, assets)))
+        task.add_done_callback(self._warming.discard)
 
     @contextmanager
     def _using(self, key: SnapshotKey, entry: _OpenTemplate) -> Iterator[None]:
@@ -183,11 +203,6 @@ class TemplateCache:
             await asyncio.wait(self._closes)
 
     # --- Opening -------------------------------------------------------------------------------
-
-    @property
-    def _weight_of_failure(self) -> int:
-        # A cache for one run sees no second failure of a snapshot: the first has to be enough.
-        return MAX_FAILURES if self._admission is None else 1
 
     async def _find_or_open(self, key: SnapshotKey, assets: Assets) -> _OpenTemplate:
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -262,51 +277,28 @@ class TemplateCache:
 
     # --- Cloning -------------------------------------------------------------------------------
 
-    async def _make_warm_clone(
-        self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
-    ) -> Guest | None:
-        """Return a clone forked from a warm template; None if the template has none.
-
-        Whatever fails, clones are made without it from then on.
-        """
-        warm = entry.warm
-        if warm is None or not warm.is_ready:
-            return None
-        async with AsyncExitStack() as on_failure:
-            network, link = _open_network(key, on_failure)
-            try:
-                guest = Guest(await warm.clone(link), StartInfo("warm", "", reason), network)
-                await on_failure.enter_async_context(guest)
-                await guest.adopt_clone()
-            except SlipwayError as error:
-                await warm.give_up(error.message)
-                return None
-            guest.is_rehearsed = True
-            on_failure.pop_all()
-        return guest
-
     async def _make_clone(
-        self, key: SnapshotKey, entry: _OpenTemplate, reason: str, options: Options
+        self, key: SnapshotKey, entry: _OpenTemplate, start_info: StartInfo, options: Options
     ) -> Guest:
         async with AsyncExitStack() as on_failure:
-            network, link = _open_network(key, on_failure)
+            network, link = open_clone_network(key, on_failure)
             try:
                 machine = await entry.template.clone(network=link)
             except HostError as error:  # most likely a limit of this host, as of processes
-                removed = self._count_failed_clone(key, entry, 1)
+                removed = ""
+                if self._admission is not None:  # a single run would not come to a better time
+                    removed = self._count_failed_clone(key, entry, error)
                 raise NoSnapshot(
                     f"the snapshot cannot be cloned{removed}: {error.message}"
                 ) from error
-            failure = entry.warm.failure if entry.warm is not None else ""
-            why = f"no warm clone: {failure}" if failure else ""
-            guest = Guest(machine, StartInfo("snapshot", why, reason), network)
+            guest = Guest(machine, start_info, network)
             await on_failure.enter_async_context(guest)
             if key.port is PortKind.TCP:
                 await guest.start_gateway(options.network or Network())
             try:
                 await _adopt_clone(guest, entry.check)
             except SlipwayError as error:
-                removed = self._count_failed_clone(key, entry, self._weight_of_failure)
+                removed = self._count_failed_clone(key, entry, error)
                 raise NoSnapshot(
                     f"the clone of a snapshot failed{removed}: {error.message}"
                 ) from error
@@ -314,16 +306,22 @@ class TemplateCache:
             on_failure.pop_all()
         return guest
 
-    def _count_failed_clone(self, key: SnapshotKey, entry: _OpenTemplate, weight: int) -> str:
+    def _count_failed_clone(
+        self, key: SnapshotKey, entry: _OpenTemplate, error: SlipwayError
+    ) -> str:
         """Close the template, to be opened again, and count; see :meth:`_count_failures`."""
         if self._open.get(key) is not entry:
             return ""  # another clone of the same template has failed before, and was counted
         self.close_template(key)
-        return self._count_failures(key, weight)
+        return self._count_failures(key, error)
 
-    def _count_failures(self, key: SnapshotKey, weight: int) -> str:
+    def _count_failures(self, key: SnapshotKey, error: SlipwayError) -> str:
         """Remove the snapshot after ``MAX_FAILURES`` in a row; return the words that say this."""
-        self._failures[key] += weight
+        if isinstance(error, NoAnswer):
+            return ""
+        if isinstance(error, ImageError):  # the store has found damage, and removed the snapshot
+            return ", and was removed"
+        self._failures[key] += 1
         if self._failures[key] < MAX_FAILURES:
             return ""
         del self._failures[key]
@@ -365,23 +363,6 @@ async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
             await asyncio.wait([answer])
         elif not answer.cancelled():
             answer.exception()
-
-
-def _open_network(
-    key: SnapshotKey, on_failure: AsyncExitStack
-) -> tuple[GuestNetwork | None, int | None]:
-    """Return the network of a clone of ``key`` and its machine's end; None for both without one.
-
-    Raises:
-        HostError: this process has too many descriptors.
-    """
-    if not key.network:
-        return None, None
-    # Most runs have no network, and are not to pay for the import.
-    from slipway._run.guest_network import open_network
-
-    network = open_network(on_failure, key.port)
-    return network, network.machine_end
 
 
 async def _close(entry: _OpenTemplate) -> None:

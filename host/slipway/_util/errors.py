@@ -6,6 +6,7 @@
     ├── InputError          invalid input; nothing was started
     ├── ProgramError        the program failed; raised by Result.check() only
     ├── HostError           a part of this host is missing, or too small
+    │   ├── NoAnswer        a process of this host, or a guest, did not answer in time
     │   ├── ImageError      an image cannot be built, found or trusted
     │   └── Busy            too many runs: try again later
     └── UnknownOutcome      the machine was lost; the program may have run
@@ -39,6 +40,10 @@ class InputError(SlipwayError, ValueError):
 @public
 class HostError(SlipwayError):
     """Error of this host: a required part is missing. The program has not run."""
+
+
+class NoAnswer(HostError):
+    """Lack of an answer in time: the host is slow, or a peer hangs."""
 
 
 @public

@@ -125,6 +125,11 @@ class ChildMachine:
         """The id of the process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """True after the end of the process."""
+        return self._process.has_ended
+
     async def wait(self) -> int:
         """Wait for the end of the process; return its exit status, negative for a signal."""
         return await self._process.wait()

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError, SlipwayError
+from slipway._util.errors import HostError, NoAnswer, SlipwayError
 from slipway._util.text import to_plain_line
 from slipway.machine import kvm_snapshot
 from slipway.machine.child import ANSWER_SECONDS, START_SECONDS, ChildMachine, build_error
@@ -90,7 +90,7 @@ class KvmMachine(ChildMachine):
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            raise HostError(f"the VMM did not answer within {seconds:g} s") from None
+            raise NoAnswer(f"the VMM did not answer within {seconds:g} s") from None
         except EOFError:
             words = await self._process.read_stderr() or "no message"
             raise HostError(f"the VMM ended before it answered: {words}") from None

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, NoAnswer
 from slipway._util.text import to_plain_line
 from slipway._util.threads import run_shielded
 from slipway._util.units import MIB
@@ -106,4 +106,4 @@ async def wait_loaded(monitor: Monitor) -> None:
         async with asyncio.timeout(LOAD_SECONDS):
             await monitor.resumed
     except TimeoutError:
-        raise HostError(f"QEMU did not load the snapshot within {LOAD_SECONDS:g} s") from None
+        raise NoAnswer(f"QEMU did not load the snapshot within {LOAD_SECONDS:g} s") from None

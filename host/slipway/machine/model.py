@@ -382,6 +382,16 @@ class WarmTemplate(Protocol):
 
     machine: Machine
 
+    @property
+    def refusal(self) -> str:
+        """Reason why this host lets the machine not be forked, now or later; empty if it may."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the machine has ended, so that no more clones can be made."""
+        ...
+
     async def freeze(self) -> None:
         """Stop the machine, whose agent waits, for good.
 

@@ -92,6 +92,11 @@ class ChildProcess:
         """The id of the child, and of its process group."""
         return self._popen.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """True after the end of the child."""
+        return self._ended.done()
+
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)

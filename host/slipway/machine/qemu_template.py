@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, NoAnswer
 from slipway._util.threads import run_shielded
 from slipway.machine import memory_files, migration
 from slipway.machine.child import open_pair, open_unplugged_link
@@ -151,6 +151,8 @@ async def _wait_resumed(machine: QemuMachine) -> None:
     """Wait until the guest runs: an emulated serial port loses bytes that come before."""
     try:
         await migration.wait_loaded(machine.monitor)
+    except NoAnswer:
+        raise
     except HostError as error:
         words = await machine.read_exit_report()
         raise HostError(f"QEMU could not load the snapshot: {words or error.message}") from None

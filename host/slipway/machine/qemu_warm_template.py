@@ -75,6 +75,16 @@ class QemuWarmTemplate(WarmTemplate):
             undo.pop_all()
         return cls(zygotes[0], machine, link)
 
+    @property
+    def refusal(self) -> str:
+        """The zygote's reason why there will be no forks; see :class:`WarmTemplate`."""
+        return self._zygote.refusal
+
+    @property
+    def has_ended(self) -> bool:
+        """True after the end of QEMU or its zygote; see :class:`WarmTemplate`."""
+        return self._zygote.has_ended or self.machine.has_ended
+
     async def freeze(self) -> None:
         """Stop QEMU for good; see :meth:`WarmTemplate.freeze`."""
         await self.machine.monitor.execute("stop")

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, NoAnswer
 from slipway._util.text import to_plain_line
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Monitor:
         try:
             return await asyncio.wait_for(answer, ANSWER_SECONDS)
         except TimeoutError:
-            raise HostError(f"QEMU did not answer within {ANSWER_SECONDS:g} s") from None
+            raise NoAnswer(f"QEMU did not answer within {ANSWER_SECONDS:g} s") from None
         finally:
             self._answers.pop(number, None)
 

@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, NoAnswer
 from slipway._util.text import to_plain_line
 from slipway.machine.child import ANSWER_SECONDS, START_SECONDS, open_pair
 from slipway.machine.module_command import build_module_command
@@ -30,6 +30,8 @@ class ZygoteHandle:
     def __init__(self, process: ChildProcess, channel: socket.socket) -> None:
         self._process = process
         self._channel = channel
+        # Reason why each request will fail; empty if it may succeed.
+        self.refusal = ""
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Waiting callers, in the order of their requests, each with the pipe of its child's stderr.
         self._requests: deque[tuple[asyncio.Future[ZygoteChild], int]] = deque()
@@ -101,7 +103,7 @@ class ZygoteHandle:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise HostError(f"the zygote did not answer within {START_SECONDS:g} s") from None
+            raise NoAnswer(f"the zygote did not answer within {START_SECONDS:g} s") from None
         except EOFError:
             words = await self._process.read_stderr()
             raise HostError(
@@ -167,7 +169,7 @@ class ZygoteHandle:
                         await (await asked).kill()
                     raise
         except TimeoutError:
-            raise HostError(f"no machine was forked within {ANSWER_SECONDS:g} s") from None
+            raise NoAnswer(f"no machine was forked within {ANSWER_SECONDS:g} s") from None
 
     def _on_readable(self) -> None:
         """Handle a message of the zygote, or its end."""
@@ -187,11 +189,10 @@ class ZygoteHandle:
             if not self._ready.done():
                 self._ready.set_result(None)
         elif verb in {control.REFUSED, control.FAILED}:
-            self._fail_request(
-                HostError(
-                    to_plain_line(texts.get("message", "")), to_plain_line(texts.get("hint", ""))
-                )
-            )
+            why, hint = (to_plain_line(texts.get(name, "")) for name in ("message", "hint"))
+            if verb == control.FAILED:
+                self.refusal = why
+            self._fail_request(HostError(why, hint))
         elif not message:
             self._on_ended()
 

@@ -234,14 +234,21 @@ async def test_damage_explains_what_the_machine_cannot_read(ground: TemplateBenc
 
 
 @both
-async def test_snapshot_that_its_machine_refuses_is_removed(
+async def test_snapshot_that_its_machine_refuses_repeatedly_is_removed(
     ground: TemplateBench, shared: bool
 ) -> None:
     ground.open(shared=shared)
-    ground.hypervisor.opening = lambda: raising(HostError("what is this"))
+    openings = []
+
+    async def refuse() -> None:
+        openings.append(1)
+        raise HostError("what is this")
+
+    ground.hypervisor.opening = refuse
 
     reasons = [await ground.clone() for _ in range(2 if shared else 1)]
 
+    assert len(openings) == 2
     assert reasons[-1] == "the snapshot cannot be used, and was removed: what is this"
     assert not ground.is_there
 
@@ -302,14 +309,54 @@ async def test_clone_that_dies_at_restore_is_told(ground: TemplateBench) -> None
     assert not ground.is_there
 
 
-async def test_clone_of_one_user_that_dies_is_enough(ground: TemplateBench) -> None:
+async def test_single_run_whose_clone_dies_takes_another(ground: TemplateBench) -> None:
     ground.open(shared=False)
     ground.hypervisor.moods[:] = ["dies"]
+
+    guest = await ground.clone()
+
+    assert isinstance(guest, Guest)
+    assert ground.is_there
+    await guest.stop()
+
+
+async def test_single_run_removes_a_snapshot_of_which_two_clones_die(ground: TemplateBench) -> None:
+    ground.open(shared=False)
+    ground.hypervisor.moods[:] = ["dies", "dies"]
 
     reason = await ground.clone()
 
     assert "failed, and was removed" in str(reason)
     assert not ground.is_there
+
+
+@both
+async def test_clones_that_do_not_answer_in_time_cost_no_snapshot(
+    ground: TemplateBench, shared: bool
+) -> None:
+    JumpingClock()
+    ground.open(shared=shared)
+    ground.hypervisor.moods[:] = ["silent"] * 3
+
+    reasons = [str(await ground.clone()) for _ in range(3)]
+    guest = await ground.clone()
+
+    assert all("did not continue within" in reason for reason in reasons)
+    assert ground.is_there
+    assert isinstance(guest, Guest)
+    await guest.stop()
+
+
+async def test_single_run_that_cannot_start_a_machine_keeps_the_snapshot(
+    ground: TemplateBench,
+) -> None:
+    ground.open(shared=False)
+    ground.launcher.cloning = lambda: raising(HostError("no process"))
+
+    reasons = [await ground.clone() for _ in range(3)]
+
+    assert reasons == ["the snapshot cannot be cloned: no process"] * 3
+    assert ground.is_there
 
 
 async def test_failure_of_one_does_not_close_the_template_under_another(

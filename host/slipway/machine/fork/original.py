@@ -21,6 +21,7 @@ from contextlib import ExitStack, suppress
 from slipway._util.errors import HostError
 from slipway.machine.fork import proc_files, ptrace
 from slipway.machine.fork.call_names import Call
+from slipway.machine.fork.mishap import Mishap, build_failure
 from slipway.machine.fork.private_files import check_files, renew_files, replace_file
 from slipway.machine.fork.processor import find_processor
 from slipway.machine.fork.tracee import (
@@ -91,8 +92,9 @@ class Original:
         compares the last argument.
 
         Raises:
-            HostError: the process cannot be traced, has state that a fork cannot have, or does not
-                come to rest. It has to be killed then.
+            HostError: the process cannot be traced, or has state that a fork cannot have. It has
+                to be killed then.
+            Mishap: the process does not come to rest, or has ended; the same holds.
         """
         self.process = process
         self._door = door
@@ -163,7 +165,7 @@ class Original:
         get the mode (blocking or not) that the original's have.
 
         Raises:
-            HostError: a step has failed; nothing is left of the new process.
+            HostError, Mishap, OSError: a step has failed; nothing is left of the new process.
         """
         for file, descriptor in zip(self._replaced, given, strict=True):
             os.set_blocking(descriptor, not file.flags & os.O_NONBLOCK)
@@ -254,12 +256,13 @@ def _open_memory(process: int) -> int:
     """Return the descriptor of a traced process's memory.
 
     Raises:
-        HostError: the process has ended, or may not be inspected.
+        HostError: the process may not be inspected.
+        Mishap: the process has ended, or this one has too many descriptors.
     """
     try:
         return os.open(f"/proc/{process}/mem", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"the memory of a process cannot be opened: {error.strerror}") from None
+        raise build_failure("the memory of a process cannot be opened", error.errno) from None
 
 
 def _stop_quiet(process: int, processor: Processor) -> list[int]:
@@ -268,7 +271,8 @@ def _stop_quiet(process: int, processor: Processor) -> list[int]:
     In such a moment no thread holds a lock for long, and no result of a call is under way.
 
     Raises:
-        HostError: the process cannot be traced, or does not come to rest.
+        HostError: the process cannot be traced.
+        Mishap: the process does not come to rest, or has ended.
     """
     deadline = time.monotonic() + QUIET_SECONDS
     while True:
@@ -278,7 +282,7 @@ def _stop_quiet(process: int, processor: Processor) -> list[int]:
         for thread in reversed(threads):
             ptrace.detach(thread)
         if time.monotonic() > deadline:
-            raise HostError(f"the process did not come to rest within {QUIET_SECONDS:g} s")
+            raise Mishap(f"the process did not come to rest within {QUIET_SECONDS:g} s")
         time.sleep(_PAUSE_SECONDS)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway._util.errors import HostError
+from slipway.machine.fork.mishap import Mishap, build_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def list_threads(process: int) -> list[int]:
     """Return the ids of all threads; the first is that of the process.
 
     Raises:
-        HostError: the process has ended.
+        Mishap: the process has ended.
     """
     try:
         threads = {int(path.name) for path in Path(f"/proc/{process}/task").iterdir()}
@@ -58,7 +59,8 @@ def read_areas(process: int) -> list[MemoryArea]:
     """Return all mapped areas.
 
     Raises:
-        HostError: the process has ended, or may not be inspected.
+        HostError: the process may not be inspected.
+        Mishap: the process has ended.
     """
     found, bounds = [], (0, 0)
     for line in _read(process, "smaps").splitlines():
@@ -75,7 +77,8 @@ def read_open_files(process: int) -> list[OpenFile]:
     """Return all descriptors.
 
     Raises:
-        HostError: the process has ended, or may not be inspected.
+        HostError: the process may not be inspected.
+        Mishap: the process has ended.
     """
     try:
         paths = list(Path(f"/proc/{process}/fd").iterdir())
@@ -102,7 +105,7 @@ def has_timers(process: int) -> bool:
     """Tell if the process has timers (timer_create(2)), which a child does not inherit."""
     try:
         return bool(_read(process, "timers").strip())
-    except HostError:  # a kernel without CONFIG_CHECKPOINT_RESTORE does not tell
+    except (HostError, Mishap):  # a kernel without CONFIG_CHECKPOINT_RESTORE does not tell
         return False
 
 
@@ -121,5 +124,5 @@ def _read(process: int, name: str) -> str:
         raise _build_error(process, error) from None
 
 
-def _build_error(process: int, error: OSError) -> HostError:
-    return HostError(f"the process {process} cannot be inspected: {error.strerror}")
+def _build_error(process: int, error: OSError) -> Exception:
+    return build_failure(f"the process {process} cannot be inspected", error.errno)

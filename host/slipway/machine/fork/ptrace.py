@@ -12,6 +12,7 @@ import signal
 from enum import IntEnum, IntFlag
 
 from slipway._util.errors import HostError
+from slipway.machine.fork.mishap import Mishap, build_failure
 from slipway.vmm.libc import libc
 
 # waitpid(2): children of any kind, also threads. The module os has no name for the flag.
@@ -82,17 +83,19 @@ def _request(request: Request, thread: int, address: int = 0, data: int = 0) -> 
     """Make a request.
 
     Raises:
-        HostError: the kernel refuses, or the thread has ended.
+        HostError: the kernel refuses.
+        Mishap: the thread has ended.
     """
     if _ptrace(request, thread, address, data) == -1:
         raise _build_error(request, ctypes.get_errno())
 
 
-def _build_error(request: Request, number: int) -> HostError:
-    hint = ""
+def _build_error(request: Request, number: int) -> Exception:
+    words = f"ptrace {request.name}"
     if number == errno.EPERM:
         hint = "Set kernel.yama.ptrace_scope to 0 or 1, and allow ptrace in this container."
-    return HostError(f"ptrace {request.name}: {os.strerror(number)}", hint)
+        return HostError(f"{words}: {os.strerror(number)}", hint)
+    return build_failure(words, number)
 
 
 def seize(thread: int, options: TraceOption) -> None:
@@ -168,14 +171,15 @@ def wait_stop(thread: int) -> Event:
     """Wait until a traced thread has stopped, and return the event of the stop.
 
     Raises:
-        HostError: the thread has ended, or a signal has come in between.
+        HostError: a signal has come in between.
+        Mishap: the thread has ended.
     """
     try:
         _, status = os.waitpid(thread, _WALL)
     except ChildProcessError:
-        raise HostError(f"the traced thread {thread} has ended") from None
+        raise Mishap(f"the traced thread {thread} has ended") from None
     if not os.WIFSTOPPED(status):
-        raise HostError(f"the traced thread {thread} has ended")
+        raise Mishap(f"the traced thread {thread} has ended")
     number = os.WSTOPSIG(status)
     event = status >> 16
     if event not in list(Event) or (event == Event.NONE and number != signal.SIGTRAP):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from slipway._util.errors import HostError
 from slipway.machine.fork import ptrace
 from slipway.machine.fork.call_names import Call
+from slipway.machine.fork.mishap import build_failure
 from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
@@ -64,7 +65,7 @@ class Tracee:
         """Make a system call, and return its result.
 
         Raises:
-            HostError: the call has failed, or the thread ended.
+            HostError, Mishap: the call has failed, or the thread ended.
         """
         result, _ = self._execute(name, arguments)
         return result
@@ -73,7 +74,7 @@ class Tracee:
         """Make clone(2), and return the id of the new process or thread, which is stopped.
 
         Raises:
-            HostError: the call has failed, or the thread ended.
+            HostError, Mishap: the call has failed, or the thread ended.
         """
         result, new = self._execute(Call.CLONE, arguments)
         if new is None:
@@ -97,7 +98,7 @@ class Tracee:
         assert registers is not None
         result = processor.read_result(registers)
         if -_LARGEST_ERROR <= result < 0:
-            raise HostError(f"{name.name.lower()} in another process: {os.strerror(-result)}")
+            raise build_failure(f"{name.name.lower()} in another process", -result)
         return result, new
 
 

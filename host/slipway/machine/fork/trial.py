@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack, suppress
 
 from slipway._util.errors import HostError
+from slipway.machine.fork.mishap import Mishap
 from slipway.machine.fork.original import Original
 from slipway.machine.fork.program import start_program
 from slipway.vmm.process import privileges
@@ -37,7 +38,7 @@ def main() -> NoReturn:
     try:
         _fork_once()
         outcome = FORKED
-    except (HostError, OSError) as error:
+    except (HostError, Mishap, OSError) as error:
         outcome = str(error)
     print(outcome, flush=True)
     os._exit(0)
@@ -47,7 +48,7 @@ def _fork_once() -> None:
     """Fork a small program, and have the fork answer.
 
     Raises:
-        HostError, OSError: this host does not let it.
+        HostError, Mishap, OSError: this host does not let it.
     """
     with ExitStack() as closing:
 

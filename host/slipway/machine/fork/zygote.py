@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ import sys
 from contextlib import closing, contextmanager, suppress
 
 from slipway._util.errors import HostError
+from slipway.machine.fork.mishap import Lateness, Mishap, build_failure
 from slipway.machine.fork.original import Original
 from slipway.machine.fork.program import start_program
 from slipway.vmm.libc import libc
@@ -113,18 +115,23 @@ class ForkZygote:
                 elif verb == control.SPAWN:
                     self._clone(given)
         except HostError as error:
-            send_message(
-                self._channel.fileno(), control.REFUSED, message=error.message, hint=error.hint
-            )
+            self._report(control.FAILED, error.message, error.hint)
+        except (Mishap, OSError) as error:
+            self._report(control.REFUSED, str(error))
+            if isinstance(error, Lateness):
+                self._end_program()
         finally:
             for descriptor in given:
                 os.close(descriptor)
         if verb == control.CLOSE:
             self._closing = True
-            if self._program in self._children.values():
-                os.kill(self._program, signal.SIGKILL)
+            self._end_program()
         elif not message:
             os._exit(1)
+
+    def _report(self, verb: str, message: str, hint: str = "") -> None:
+        """Answer a request: ``failed`` if each further one would fail as well, else ``refused``."""
+        send_message(self._channel.fileno(), verb, message=message, hint=hint)
 
     def _freeze(self, replaced: list[int]) -> None:
         self._original = Original(self._program, self._door, self._door_number, replaced, self._key)
@@ -133,13 +140,14 @@ class ForkZygote:
 
     def _clone(self, given: list[int]) -> None:
         if self._original is None:
-            raise HostError("the program has not been stopped")
+            raise Mishap("the stopped program has ended")
         if not given:
-            raise HostError(
-                "a clone cannot be started: too many open files",
-                "Raise the limit of open files (ulimit -n).",
-            )
+            raise build_failure("a clone cannot be started", errno.EMFILE)
         self._adopt_child(self._original.fork(given))
+
+    def _end_program(self) -> None:
+        if self._program in self._children.values():
+            os.kill(self._program, signal.SIGKILL)
 
     def _adopt_child(self, process: int) -> None:
         """Keep a child, and send its pidfd to the parent."""
@@ -148,7 +156,7 @@ class ForkZygote:
         except OSError as error:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            raise HostError(f"a clone cannot be started: {error.strerror}") from None
+            raise build_failure("a clone cannot be started", error.errno) from None
         self._children[descriptor] = process
         self._poll.register(descriptor, select.EPOLLIN)
         message = control.encode(control.SPAWNED, process=str(process))
@@ -187,7 +195,7 @@ def _time_limit() -> Iterator[None]:
 
 
 def _raise_timeout(_number: int, _frame: object) -> None:
-    raise HostError(f"a clone was not made within {STEP_SECONDS:g} s")
+    raise Lateness(f"a clone was not made within {STEP_SECONDS:g} s")
 
 
 def _open_child_signals() -> int:
