@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from slipway import AsyncRuntime
 from slipway._admission import Admission, Capacity
 from slipway._model.network import Network
 from slipway._model.options import Options
@@ -19,12 +20,13 @@ from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language
 from slipway._snapshots.create import create_snapshot
+from slipway._snapshots.launcher import SnapshotLauncher
 from slipway._snapshots.templates import TemplateCache
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway._util.units import MIB
 from slipway_initramfs.store.image_store import ImageStore
 from support.listening import run_with
-from support.programs import patient
+from support.programs import PATIENCE, patient
 from support.waiting import wait_until
 from support.writable_stores import writable_store
 
@@ -47,7 +49,10 @@ FORKS = int(os.environ.get("SLIPWAY_TEST_FORKS", "4"))
 class WarmRig:
     """Templates with warm clones of bash."""
 
-    def __init__(self, templates: TemplateCache, key: SnapshotKey, assets: Assets) -> None:
+    def __init__(
+        self, store: ImageStore, templates: TemplateCache, key: SnapshotKey, assets: Assets
+    ) -> None:
+        self.store = store
         self.templates = templates
         self.key = key
         self.assets = assets
@@ -96,7 +101,7 @@ async def open_rig(
     key = templates.key_of(assets, options)
     if not templates.has(key):
         await create_snapshot(assets, options, store, progress)
-    rig = WarmRig(templates, key, assets)
+    rig = WarmRig(store, templates, key, assets)
     try:
         await templates.prepare_warm_clones(key, assets)
         yield rig
@@ -138,6 +143,29 @@ async def test_one_warm_template_makes_many_clones_and_leaks_nothing(
 
         assert zygote.num_fds() == before
         assert len(zygote.children()) == 1
+
+
+async def test_session_starts_as_a_warm_clone_and_its_fork_has_its_state(
+    tmp_path: Path, progress: Callable[[str], None]
+) -> None:
+    async with open_rig(Options(machine="qemu"), tmp_path / "store", progress) as rig:
+        launcher = SnapshotLauncher(rig.store, rig.templates)
+        runtime = AsyncRuntime(store=rig.store.root, launcher=launcher, machine="qemu", cpus=4)
+        async with runtime, runtime.session("bash") as session:
+            first = await session.run("echo before >note; hostname", **PATIENCE)  # type: ignore[arg-type]
+            async with await session.fork() as fork, await fork.fork() as second:
+                await session.run("echo original >note", **PATIENCE)  # type: ignore[arg-type]
+                await fork.run("echo fork >note", **PATIENCE)  # type: ignore[arg-type]
+                results = [
+                    await each.run("cat note; hostname", **PATIENCE)  # type: ignore[arg-type]
+                    for each in (session, fork, second)
+                ]
+
+    assert (first.provenance.start, first.provenance.start_reason) == ("warm", "")
+    assert [result.provenance.start for result in results] == ["session"] * 3
+    notes = [result.stdout.split()[0] for result in results]
+    assert notes == ["original", "fork", "before"]
+    assert len({first.stdout.strip(), *(result.stdout.split()[1] for result in results)}) == 3
 
 
 async def test_warm_clone_outlives_its_template(

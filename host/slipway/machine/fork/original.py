@@ -293,13 +293,22 @@ def _stop_all(process: int) -> list[int]:
         for thread in new:
             if len(stopped) == _MAX_THREADS:
                 raise HostError(f"the process has more than {_MAX_THREADS} threads")
-            with suppress(HostError):  # it is traced already, as a child of a traced thread
-                ptrace.seize(thread, _OPTIONS)
+            # A thread that a traced one has started is traced already.
+            if proc_files.find_tracer(process, thread) != os.getpid():
+                _seize(process, thread)
             ptrace.interrupt(thread)
             if ptrace.wait_stop(thread) is not ptrace.Event.STOP:
                 raise HostError("the process starts threads or processes")
             stopped.append(thread)
     return stopped
+
+
+def _seize(process: int, thread: int) -> None:
+    try:
+        ptrace.seize(thread, _OPTIONS)
+    except HostError:
+        if proc_files.find_tracer(process, thread) != os.getpid():  # since the question
+            raise
 
 
 def _is_quiet(process: int, threads: list[int], processor: Processor) -> bool:

@@ -109,12 +109,24 @@ def has_timers(process: int) -> bool:
         return False
 
 
+def find_tracer(process: int, thread: int) -> int:
+    """Return the id of the process that traces a thread; 0 without one.
+
+    Raises:
+        Mishap: the thread has ended.
+    """
+    return int(_read_status(process, thread).get("TracerPid", "0"))
+
+
 def has_pending_signals(process: int, thread: int) -> bool:
     """Tell if a signal waits for the thread or its process."""
-    fields = dict(
-        line.split(":", 1) for line in _read(process, f"task/{thread}/status").splitlines()
-    )
+    fields = _read_status(process, thread)
     return any(int(fields.get(name, "0"), 16) for name in ("SigPnd", "ShdPnd"))
+
+
+def _read_status(process: int, thread: int) -> dict[str, str]:
+    lines = _read(process, f"task/{thread}/status").splitlines()
+    return dict(line.split(":", 1) for line in lines)
 
 
 def _read(process: int, name: str) -> str:

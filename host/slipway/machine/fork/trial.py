@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORKED = "forked"
 _KEY = 0x5EED
 _LIMIT_SECONDS = 20
+_WORDS_BYTES = 4096
+_STDERR = 2
 _PROGRAM = (
     "import socket, sys; calls = socket.socket(fileno=int(sys.argv[1]));"
     " calls.send(b'.');"
@@ -57,16 +59,24 @@ def _fork_once() -> None:
             return closing.enter_context(one), closing.enter_context(other)
 
         (calls, calls_of_program), (door, door_of_program) = make_pair(), make_pair()
+        words, words_of_program = make_pair()
         number, door_number = calls_of_program.fileno(), door_of_program.fileno()
-        errors = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         command = [sys.executable, "-IS", "-c", _PROGRAM, str(number)]
+        errors = words_of_program.fileno()
         program = start_program(command, [number, door_number], errors, _KEY)
         closing.callback(_end, program)
-        calls.recv(1)
-        original = Original(program, door, door_number, [number], _KEY)
+        # The end of the program then ends the streams.
+        calls_of_program.close()
+        words_of_program.close()
+        if not calls.recv(1):
+            text = words.recv(_WORDS_BYTES).decode("utf-8", "replace")
+            raise HostError(" ".join(text.split()) or "the program ended")
+        original = Original(program, door, door_number, [number, _STDERR], _KEY)
         closing.callback(original.end)
         ours, theirs = make_pair()
-        closing.callback(_end, original.fork([theirs.fileno()]))
+        empty = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        closing.callback(_end, original.fork([theirs.fileno(), empty]))
+        theirs.close()
         ours.send(b"hello")
         if ours.recv(16) != b"hello":
             raise HostError("a fork does not answer")
