@@ -200,6 +200,7 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/throughput.py
 	@.venv/bin/python bench/ports.py --port serial --text
 	@.venv/bin/python bench/images.py
+	@.venv/bin/python bench/image_builds.py
 	@.venv/bin/python bench/api.py
 	@.venv/bin/python bench/clones.py
 	@.venv/bin/python bench/jobs.py
