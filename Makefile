@@ -203,6 +203,8 @@ bench: ## measure, side by side
 	@.venv/bin/python bench/image_builds.py
 	@.venv/bin/python bench/api.py
 	@.venv/bin/python bench/clones.py
+	@.venv/bin/python bench/translated_code.py
+	@.venv/bin/python bench/idle_memory.py
 	@.venv/bin/python bench/jobs.py
 	@.venv/bin/python bench/network.py
 	@.venv/bin/python bench/network_start.py

@@ -22,7 +22,7 @@ WAYS = ("cold", "snapshot", "fork", "pool", "server", "bubblewrap", "bare QEMU")
 # Steps of a command, in their order, with the fields of a result's timing between both ends.
 STEPS = (
     "start",
-    *("queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown"),
+    *("queue", "prepare", "boot", "agent", "ready", "restore", "build", "run", "teardown"),
     "end",
 )
 
@@ -113,7 +113,7 @@ def _describe_host() -> dict[str, str]:
         "processor": names[0] if names else platform.machine(),
         "processors": str(os.cpu_count()),
         "kernel": platform.release(),
-        "qemu": _read_line(qemu, "--version") if qemu else "not installed",
+        "qemu": _read_line(qemu, "--version").partition(" (")[0] if qemu else "no QEMU",
         "python": platform.python_version(),
     }
 

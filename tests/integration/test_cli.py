@@ -83,7 +83,8 @@ def test_program_gets_all_that_the_command_line_gives_it(commands: Commands, her
     stdin, budget, start = ended.stderr.splitlines()
     assert stdin == "stdin: from a pipe"
     assert start.startswith("slipway: start ")
-    for part in ("prepare", "boot", "ready", "restore", "build", "run", "teardown", "total"):
+    parts = "prepare", "boot", "agent", "ready", "restore", "build", "run", "teardown", "total"
+    for part in parts:
         assert f"{part} " in budget
     assert (here / "fetched.txt").read_text() == "result\n"
     assert (here / "fetched.txt").stat().st_mode & 0o777 == 0o640
@@ -195,7 +196,7 @@ def test_record_tells_all(commands: Commands, here: Path, bash: Assets) -> None:
     }
     assert {key: record[key] for key in shape} == shape
     assert record["kernel"].startswith(bash.kernel.version)
-    steps = {"queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown"}
+    steps = {"queue", "prepare", "boot", "agent", "ready", "restore", "build", "run", "teardown"}
     assert set(record["timing"]) == steps
     run = record["run"]
     assert (run["verdict"], run["code"], run["signal"]) == ("failed", 4, 0)

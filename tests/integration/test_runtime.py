@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,7 @@ from slipway._util.errors import Busy, HostError, InputError
 from slipway._util.units import MIB
 from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore
+from support import fake_agent
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher, FakeMachine, fake_machines
 from support.stores import put_image
 from support.waiting import wait_until
@@ -302,6 +304,17 @@ async def test_what_cannot_run_is_refused_and_takes_no_place(
 
         assert runtime.load.machines == 0
         assert (await runtime.run("print x", "bash")).stdout == "x\n"
+
+
+async def test_agent_reports_no_more_time_than_its_machine_took(
+    runtime: AsyncRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_agent, "READY", replace(fake_agent.READY, start_us=2**62))
+
+    timing = (await runtime.run("print x", "bash")).timing
+
+    assert timing.boot == 0
+    assert 0 < timing.agent < 2**62 / 1e6
 
 
 async def test_environment_may_be_a_mapping(runtime: AsyncRuntime) -> None:

@@ -33,7 +33,7 @@ def suggest_snapshot(assets: Assets, options: Options, store: ImageStore, result
             return ""
     except (NoSnapshot, SlipwayError):
         return ""
-    seconds = result.timing.boot + result.timing.ready
+    seconds = result.timing.boot + result.timing.agent + result.timing.ready
     command = shlex.join(["slipway", "image", "build", *_list_arguments(assets, options, store)])
     return f"the machine booted in {seconds:.1f} s; for faster starts: {command}"
 

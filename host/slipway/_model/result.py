@@ -161,14 +161,17 @@ class Timing:
     """Wall-clock times of a run, in seconds, each from the end of the one before.
 
     ``queue`` is the time in the queue of a runtime. ``prepare`` ends when the process of the
-    machine exists, ``boot`` when the agent has opened its port, ``ready`` when the agent has
-    answered. A clone has ``restore`` in place of these two, up to the answer of its agent.
-    ``build`` and ``run`` include the transfer of files; ``teardown`` ends with the machine.
+    machine exists, ``boot`` when the guest's kernel executes the agent, ``agent`` when the agent
+    has opened its port, ``ready`` when the agent has answered. The border of ``boot`` and ``agent``
+    is the agent's own report. A clone has ``restore`` in place of these three, up to the answer of
+    its agent. ``build`` and ``run`` include the transfer of files; ``teardown`` ends with the
+    machine.
     """
 
     queue: float = 0.0
     prepare: float = 0.0
     boot: float = 0.0
+    agent: float = 0.0
     ready: float = 0.0
     restore: float = 0.0
     build: float = 0.0

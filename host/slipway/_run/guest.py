@@ -82,6 +82,7 @@ class Guest:
         # True if the sample has run in this machine's process, or in that which it was forked from.
         self.is_rehearsed = False
         self.boot_seconds = 0.0
+        self.agent_seconds = 0.0
         self.ready_seconds = 0.0
         self.restore_seconds = 0.0
         # Made at its first use: an agent whose port is TCP has no stream before its gateway.
@@ -180,7 +181,10 @@ class Guest:
             ) from None
         self._memory = self._memory or self.ready.memory_bytes
         assert self._connection.awake_at is not None
-        self.boot_seconds = self._connection.awake_at - self.began
+        awake = self._connection.awake_at - self.began
+        # A guest may report any time.
+        self.agent_seconds = min(self.ready.start_us / 1e6, awake)
+        self.boot_seconds = awake - self.agent_seconds
         self.ready_seconds = time.monotonic() - self._connection.awake_at
         return self.ready
 
@@ -282,7 +286,8 @@ class Guest:
         """Begin the time of a run that takes an idle guest."""
         self.began = time.monotonic()
         self.start_info = start_info
-        self.boot_seconds = self.ready_seconds = self.restore_seconds = 0.0
+        self.boot_seconds = self.agent_seconds = self.ready_seconds = 0.0
+        self.restore_seconds = 0.0
 
     async def fork(self) -> Guest:
         """Return a clone that continues from the state between two jobs.

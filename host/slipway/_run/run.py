@@ -81,6 +81,7 @@ class Run:
         self._seconds |= {
             "prepare": guest.began - self._mark,
             "boot": guest.boot_seconds,
+            "agent": guest.agent_seconds,
             "ready": guest.ready_seconds,
             "restore": guest.restore_seconds,
         }

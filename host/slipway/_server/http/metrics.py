@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
-_PHASES = ("queue", "prepare", "boot", "ready", "restore", "build", "run", "teardown")
+_PHASES = (
+    *("queue", "prepare", "boot", "agent", "ready", "restore"),
+    *("build", "run", "teardown"),
+)
 # Upper bounds in seconds: from the start of a pooled clone to the longest run, an hour.
 _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 

@@ -108,6 +108,7 @@ class TimingDocument(BaseModel):
     queue: float
     prepare: float
     boot: float
+    agent: float
     ready: float
     restore: float
     build: float
