@@ -1,6 +1,7 @@
 """Bytes over a port of the agent, through the whole chain: program, agent, port, host.
 
-Output, standard input, an input file, and as many bytes in files of 1 KB, with the CPU time of each
+Output, standard input, an input file, as many bytes in files of 1 KB, and in such files that the
+program makes and the host gets back ("back") or not ("made"), with the CPU time of each
 part: the host's process, that of the machine, and the agent's in the guest, by the guest's clock.
 The bytes are all of the 256 values in turn, or with --text source files. Times of a loaded host
 are noise; the CPU times of host and machine are not.
@@ -28,6 +29,11 @@ from slipway_initramfs.store.image_store import ImageStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+SMALL = 1000
+_MAKE_FILES = (
+    "import os\nos.mkdir('data')\nfor at in range(0, {size}, {small}):\n"
+    "    with open(f'data/{{at}}', 'wb') as file:\n        file.write(bytes({small}))\n"
+)
 PROGRAMS = {
     "nothing": "",
     "out": "import os\nleft = {size}\nblock = bytes(range(256)) * 16\n"
@@ -35,8 +41,9 @@ PROGRAMS = {
     "stdin": "import os\nwhile os.read(0, 65536): pass\n",
     "file": "",
     "files": "",
+    "made": _MAKE_FILES,
+    "back": _MAKE_FILES,
 }
-SMALL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ async def run(guest: Guest, way: str, data: bytes) -> Spent:
     """Run the program of ``way`` in ``guest``, and move ``data``; return the time of it."""
     size = len(data)
     language = find_language_of_file(Path("x.py"))
-    program = PROGRAMS[way].format(size=size)
+    program = PROGRAMS[way].format(size=size, small=SMALL)
     files: tuple[InputFile, ...] = ()
     if way == "file":
         files = (InputFile("data", data),)
@@ -84,7 +91,9 @@ async def run(guest: Guest, way: str, data: bytes) -> Spent:
         yield data
 
     stdin = feed() if way == "stdin" else None
-    request = JobRequest(language, program.encode(), Options(files=files), stdin=stdin)
+    paths = [f"data/{at}" for at in range(0, size, SMALL)] if way == "back" else []
+    options = Options(files=files, outputs=tuple(paths))
+    request = JobRequest(language, program.encode(), options, stdin=stdin)
     tail = OutputTail(256)
     before = await read_times(guest)
     report = await guest.run(request, tail)

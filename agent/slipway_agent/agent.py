@@ -10,6 +10,7 @@ from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection, Violation
 from slipway_protocol.errors import ProtocolError
 from slipway_protocol.framing import BadFrame
+from slipway_protocol.joining import JOINED_FILES
 from slipway_protocol.schema import MAX_TEXT, VERSION
 
 TYPE_CHECKING = False
@@ -71,6 +72,7 @@ class Agent:
         self._loop = Loop(self._handle_ended_children)
         self._workspaces = Workspaces(self._loop, system)
         self._job: JobHandler | None = None
+        self._joins_files = False  # the host understands Files
         self._noise = 0
         self._paused = False
         self._watched = READABLE
@@ -155,7 +157,7 @@ class Agent:
             self._connect_network(message)
         elif self._job is not None and message.job == self._job.number:  # type: ignore[union-attr]
             self._job.receive(message)
-        elif isinstance(message, m.File | m.FileData | m.Start):
+        elif isinstance(message, m.File | m.FileData | m.Files | m.Start):
             raise ProtocolError(f"{type(message).__name__} for job {message.job}, which is unknown")
         # Other messages about a finished job have crossed JobDone on their way.
 
@@ -165,6 +167,7 @@ class Agent:
                 f"the agent speaks version {VERSION}, not {hello.version}", fatal=True
             )
             return
+        self._joins_files = JOINED_FILES in hello.capabilities
         if hello.clone:
             self._workspaces.end_prestarted()  # all clones would share its random seeds
         try:
@@ -185,7 +188,14 @@ class Agent:
     def _begin_job(self, spec: m.Job) -> None:
         if self._job is not None:
             raise ProtocolError(f"job {spec.job} arrived before the end of job {self._job.number}")
-        self._job = JobHandler(self._loop, self._workspaces, spec, self.send, self._forget_job)
+        self._job = JobHandler(
+            self._loop,
+            self._workspaces,
+            spec,
+            self.send,
+            self._forget_job,
+            joins_files=self._joins_files,
+        )
 
     def _prestart_program(self, spec: m.Prestart) -> None:
         if self._job is not None:

@@ -1,23 +1,13 @@
-"""Files of a job: into the working directory and out of it."""
+"""Files in the working directory of a job."""
 
 from __future__ import annotations
 
 import os
-import stat
 
 from slipway_protocol.errors import ProtocolError
-from slipway_protocol.schema import MAX_DATA
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from slipway_protocol import messages as m
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECTORY = os.O_DIRECTORY | _READ
-
-
-class FileError(Exception):
-    """Failure to send a file; the text is the reason."""
 
 
 def _open_directory(root: str, parts: list[str], owner: int | None) -> int:
@@ -132,6 +122,21 @@ def remove_file(root: str, path: str) -> None:
         os.close(parent)
 
 
+def open_for_reading(root: str, path: str) -> int:
+    """Open the entry at ``path`` without following a link and without waiting; return it.
+
+    Raises:
+        OSError: the entry is missing, a link, or cannot be opened.
+    """
+    *parents, name = path.split("/")
+    parent = _open_directory(root, parents, None)
+    try:
+        # O_NONBLOCK and O_NOCTTY: a FIFO or device must not block the agent.
+        return os.open(name, _READ | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
 class IncomingTree:
     """Directories below ``root`` for a job's files, made for ``owner``; the last stays open.
 
@@ -172,17 +177,17 @@ class IncomingFile:
     A directory at the path, or a parent that is not a directory, is an error.
     """
 
-    def __init__(self, tree: IncomingTree, file: m.File) -> None:
-        self.left = file.size
+    def __init__(self, tree: IncomingTree, path: str, mode: int, size: int) -> None:
+        self.left = size
         self.error = ""
-        self._path = file.path
+        self._path = path
         self._fd: int | None = None
-        *parents, name = file.path.split("/")
+        *parents, name = path.split("/")
         try:
             parent = tree.open_directory(parents)
             if tree.replace:
                 _remove_entry(name, parent)
-            self._fd = _create_file(name, parent, file.mode, tree.owner)
+            self._fd = _create_file(name, parent, mode, tree.owner)
         except OSError as error:
             self._record_failure(error)
 
@@ -210,60 +215,3 @@ class IncomingFile:
     def _record_failure(self, error: OSError) -> None:
         self.error = f"{self._path} cannot be stored: {error.strerror}"
         self.close()
-
-
-class OutgoingFile:
-    """File that the host has requested."""
-
-    def __init__(self, root: str, path: str, max_bytes: int) -> None:
-        """Open the file, which may come from a hostile program.
-
-        Raises:
-            FileError: the file is missing, not a regular file, or larger than ``max_bytes``.
-        """
-        *parents, name = path.split("/")
-        try:
-            parent = _open_directory(root, parents, None)
-            try:
-                # O_NONBLOCK and O_NOCTTY: a FIFO or device must not block the agent.
-                self._fd = os.open(name, _READ | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
-            finally:
-                os.close(parent)
-        except OSError as error:
-            raise FileError(_explain_failure(root, path, error)) from None
-        status = os.fstat(self._fd)
-        self.mode = stat.S_IMODE(status.st_mode) & 0o777
-        self.size = self.left = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            raise FileError("not a regular file")
-        if self.size > max_bytes:
-            os.close(self._fd)
-            raise FileError(f"{self.size} bytes are more than the disk has")
-
-    def read(self) -> bytes:
-        """Return the next piece; empty at the end.
-
-        Raises:
-            FileError: the file was truncated while it was sent.
-        """
-        data = os.read(self._fd, min(MAX_DATA, self.left))
-        if self.left and not data:
-            raise FileError("the file was truncated while it was sent")
-        self.left -= len(data)
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-
-def _explain_failure(root: str, path: str, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    here = root
-    for part in path.split("/"):
-        here = f"{here}/{part}"
-        if os.path.islink(here):
-            return "the path contains a symbolic link"
-    return error.strerror or str(error)

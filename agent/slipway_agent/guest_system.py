@@ -14,6 +14,7 @@ from slipway_agent.mounts import TmpfsWorkspace
 from slipway_agent.program_launcher import USER_ID, ProgramLauncher
 from slipway_protocol import __version__
 from slipway_protocol import messages as m
+from slipway_protocol.joining import JOINED_FILES
 from slipway_protocol.packing import PACKED
 from slipway_protocol.schema import VERSION
 
@@ -86,7 +87,7 @@ class GuestSystem:
 
     def describe(self) -> m.Ready:
         """Return the answer to Hello."""
-        capabilities = [f"port.{self._port}", "network", PACKED]
+        capabilities = [f"port.{self._port}", "network", PACKED, JOINED_FILES]
         if self._controllers is not None:
             capabilities += ["cgroup", *(f"cgroup.{name}" for name in self._controllers)]
         return m.Ready(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from slipway_agent.files import FileError, IncomingFile, IncomingTree, OutgoingFile
+from slipway_agent.file_sender import FileSender
+from slipway_agent.files import IncomingFile, IncomingTree
 from slipway_agent.phase_runner import PhaseRunner, reads_input
 from slipway_agent.pipes import INPUT_WINDOW, InputPipe
 from slipway_agent.prestart import MAX_SCRIPT, Script
@@ -32,8 +33,13 @@ class JobHandler:
         spec: m.Job,
         send: Callable[[m.Message], None],
         on_done: Callable[[], None],
+        *,
+        joins_files: bool,
     ) -> None:
-        """Get a workspace for the job. The first phase reports a failure of that."""
+        """Get a workspace for the job. The first phase reports a failure of that.
+
+        ``joins_files``: the host understands Files.
+        """
         self.number = spec.job
         self._loop = loop
         self._workspaces = workspaces
@@ -60,8 +66,8 @@ class JobHandler:
         }
         self._stdin = InputPipe(loop, self._give_credit)
         self._size = spec.run.tty
-        self._wanted: list[str] | None = None  # paths of requested files, the last first
-        self._outgoing: OutgoingFile | None = None
+        self._joins_files = joins_files
+        self._sender: FileSender | None = None
 
     # --- Messages of the host ---------------------------------------------------------------
 
@@ -80,19 +86,28 @@ class JobHandler:
         self._expect_files()
         if self._file is not None:
             raise ProtocolError("File arrived before the end of the previous file")
-        self._file = self._begin_file(message)
+        self._file = self._begin_file(message.path, message.mode, message.size)
         self._close_if_complete()
 
-    def _begin_file(self, message: m.File) -> IncomingFile | Script:
+    def _receive_files(self, message: m.Files) -> None:
+        self._expect_files()
+        if self._file is not None:
+            raise ProtocolError("Files arrived before the end of the previous file")
+        for file in message.files:
+            self._file = self._begin_file(file.path, file.mode, len(file.data))
+            self._file.write(file.data)
+            self._close_if_complete()
+
+    def _begin_file(self, path: str, mode: int, size: int) -> IncomingFile | Script:
         prestarted = self._prestarted
-        if prestarted is not None and message.path in prestarted.unless:
+        if prestarted is not None and path in prestarted.unless:
             self._end_prestarted(prestarted)
-        elif prestarted is not None and message.path == prestarted.path and self._script is None:
-            if message.size <= MAX_SCRIPT:
-                self._script = Script(message)
+        elif prestarted is not None and path == prestarted.path and self._script is None:
+            if size <= MAX_SCRIPT:
+                self._script = Script(path, mode, size)
                 return self._script
             self._end_prestarted(prestarted)
-        return IncomingFile(self._tree, message)
+        return IncomingFile(self._tree, path, mode, size)
 
     def _use_prestarted(self) -> PrestartedProgram | None:
         """Return the prestarted program if its script has arrived and suits; else end it."""
@@ -174,6 +189,8 @@ class JobHandler:
 
     def _cancel_job(self, _message: m.Cancel) -> None:
         self._cancelled = True
+        if self._sender is not None:
+            self._sender.cancel()
         if self._phase is not None:
             self._phase.kill(m.Verdict.CANCELLED)
         elif not self._started:
@@ -193,8 +210,8 @@ class JobHandler:
         self._paused = paused
         if self._phase is not None:
             self._phase.set_paused(paused)
-        elif self._wanted is not None:
-            self._send_files()
+        elif self._sender is not None:
+            self._send_files(self._sender)
 
     def _begin_phase(self, kind: m.Phase, command: m.Command) -> None:
         phase = PhaseRunner(self._loop, self.number, kind, command, self._send)
@@ -234,44 +251,26 @@ class JobHandler:
         if build and phase.verdict is m.Verdict.OK and not self._cancelled:
             self._begin_phase(m.Phase.RUN, self._spec.run)
             return
-        self._wanted = list(reversed(self._spec.outputs))
-        self._send_files()
+        directory, size = self._workspace.directory, self._workspace.size
+        joins_files = self._joins_files
+        self._sender = FileSender(self._spec, directory, size, self._send, joins_files=joins_files)
+        if self._cancelled:
+            self._sender.cancel()
+        self._send_files(self._sender)
 
     # --- Requested files --------------------------------------------------------------------
 
-    def _send_files(self) -> None:
+    def _send_files(self, sender: FileSender) -> None:
         """Send requested files until the last, or until the queue to the host is long."""
-        while not self._paused and self._wanted is not None:
-            if self._outgoing is not None:
-                self._send_data(self._outgoing)
-            elif self._wanted:
-                self._open_file(self._wanted.pop())
-            else:
+        while not self._paused:
+            if not sender.send_next():
                 self._finish_job()
-
-    def _open_file(self, path: str) -> None:
-        try:
-            if self._cancelled:
-                raise FileError("the job was cancelled")
-            file = OutgoingFile(self._workspace.directory, path, self._workspace.size)
-        except FileError as error:
-            self._send(m.FileMissing(self.number, path, str(error)))
-            return
-        self._outgoing = file
-        self._send(m.File(self.number, path, file.mode, file.size))
-
-    def _send_data(self, file: OutgoingFile) -> None:
-        if file.left:
-            self._send(m.FileData(self.number, file.read()))
-        else:
-            file.close()
-            self._outgoing = None
+                return
 
     def _give_credit(self, count: int) -> None:
         self._send(m.Credit(self.number, m.Stream.STDIN, count))
 
     def _finish_job(self) -> None:
-        self._wanted = None
         self.close()
         self._send(m.JobDone(self.number))
         self._on_done()
@@ -280,9 +279,10 @@ class JobHandler:
         """Remove all traces of the job. The files of a session stay."""
         self._stdin.detach()
         self._tree.close()
-        for file in (self._file, self._outgoing):
+        for file in (self._file, self._sender):
             if file is not None:
                 file.close()
+        self._sender = None
         if self._prestarted is not None:
             self._prestarted.end()
             self._prestarted = None
@@ -292,6 +292,7 @@ class JobHandler:
 _HANDLERS: dict[type[m.Message], Callable[[JobHandler, Any], None]] = {
     m.File: JobHandler._receive_file,
     m.FileData: JobHandler._receive_data,
+    m.Files: JobHandler._receive_files,
     m.Start: JobHandler._start_job,
     m.Input: JobHandler._receive_input,
     m.InputEnd: JobHandler._end_input,

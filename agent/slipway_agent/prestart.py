@@ -58,12 +58,12 @@ def can_be_piped(script: bytes | bytearray) -> bool:
 class Script:
     """Script of a prestarted program while it arrives, with the methods of an incoming file."""
 
-    def __init__(self, spec: m.File) -> None:
-        self.left = spec.size
-        self.mode = spec.mode
+    def __init__(self, path: str, mode: int, size: int) -> None:
+        self.left = size
+        self.mode = mode
         self.data = bytearray()
         self.error = ""
-        self._path = spec.path
+        self._path = path
 
     def write(self, data: bytes) -> None:
         """Append ``data``.

@@ -2,8 +2,8 @@
 
 :mod:`slipway_protocol.schema` has the id and direction of each message and the bounds of its
 fields. A new field goes to the end of its class, where older peers ignore it. Both directions are
-in one module, since File, FileData and Credit travel in both, and since each module costs time at
-the agent's start.
+in one module, since File, FileData, Files and Credit travel in both, and since each module costs
+time at the agent's start.
 
 Units are in the names: ``_ms`` and ``_us`` are milli- and microseconds, ``_ns`` nanoseconds since
 the epoch, ``_bytes`` bytes. A limit of zero means "no limit" unless its comment says otherwise.
@@ -97,6 +97,15 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeFile:
+    """File with all of its data; ``path`` is as in :class:`File`."""
+
+    path: str
+    mode: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Resources that a phase used, as counted by cgroup v2."""
 
@@ -180,6 +189,17 @@ class FileData:
 
     job: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Whole files, at least one, as if each had come as File and FileData. Both directions.
+
+    Only to a peer with the capability ``files``.
+    """
+
+    job: int
+    files: tuple[WholeFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +419,7 @@ HostMessage = (
     | Job
     | File
     | FileData
+    | Files
     | Start
     | Input
     | InputEnd
@@ -421,6 +442,7 @@ AgentMessage = (
     | PhaseDone
     | File
     | FileData
+    | Files
     | FileMissing
     | JobDone
     | Credit

@@ -106,12 +106,12 @@ def member(kind: type[IntEnum]) -> Check:
     return check
 
 
-def sequence(check_item: Check, maximum: int = MAX_ITEMS) -> Check:
-    """Return a check for a list of at most ``maximum`` items."""
+def sequence(check_item: Check, maximum: int = MAX_ITEMS, minimum: int = 0) -> Check:
+    """Return a check for a list of ``minimum`` to ``maximum`` items."""
 
     def check(value: Any) -> Any:
-        if type(value) is not tuple or len(value) > maximum:
-            raise ProtocolError(f"{_format_value(value)} is not a list of at most {maximum}")
+        if type(value) is not tuple or not minimum <= len(value) <= maximum:
+            raise ProtocolError(f"{_format_value(value)} is not a list of {minimum} to {maximum}")
         return tuple([check_item(item) for item in value])
 
     return check
@@ -171,6 +171,9 @@ _usage = record(m.Usage, _u63, _u63, _u63, _u63, _u32)
 
 _FILE = (m.File, (_u32, path, integer(0o777), _u63))
 _FILE_DATA = (m.FileData, (_u32, _data))
+_whole_file = record(m.WholeFile, path, integer(0o777), binary(0, MAX_DATA))
+# Not empty, for the same reason as data.
+_FILES = (m.Files, (_u32, sequence(_whole_file, MAX_ITEMS, 1)))
 _CREDIT = (m.Credit, (_u32, _stream, _u32))
 
 Table = dict[int, tuple[type, tuple["Check", ...]]]
@@ -194,12 +197,14 @@ HOST_TO_AGENT: Table = {
     13: (m.Resize, (_u32, _tty)),
     14: (m.Connect, (binary(4, 4), binary(4, 4), integer(32), integer(U16), binary(6, 6))),
     15: (m.Packed, (_data,)),
+    16: _FILES,
 }
 
 AGENT_TO_HOST: Table = {
     3: _FILE,
     4: _FILE_DATA,
     8: _CREDIT,
+    16: _FILES,
     32: (m.Awake, (_u32,)),
     33: (
         m.Ready,

@@ -80,6 +80,15 @@ usages = st.builds(m.Usage, numbers(U63), numbers(U63), numbers(U63), numbers(U6
 _FILES: dict[type, st.SearchStrategy[Any]] = {
     m.File: st.builds(m.File, _jobs, paths, numbers(0o777), numbers(U63)),
     m.FileData: st.builds(m.FileData, _jobs, data),
+    m.Files: st.builds(
+        m.Files,
+        _jobs,
+        st.lists(
+            st.builds(m.WholeFile, paths, numbers(0o777), st.binary(max_size=200)),
+            min_size=1,
+            max_size=4,
+        ).map(tuple),
+    ),
     m.Credit: st.builds(m.Credit, _jobs, _streams, numbers(U32)),
 }
 HOST_MESSAGES: dict[type, st.SearchStrategy[Any]] = {

@@ -30,6 +30,7 @@ _phases = st.sampled_from(m.Phase)
 _data = st.binary(min_size=1, max_size=3) | st.just(b"x" * MAX_DATA)
 _sizes = st.integers(0, 4) | st.sampled_from([MAX_DATA, 2**63 - 1])
 _paths = st.sampled_from(["wanted", "other", "unwanted"])
+_whole_files = st.builds(m.WholeFile, _paths, st.just(0o644), st.binary(max_size=3))
 _plausible = st.one_of(
     st.builds(m.PhaseStarted, _jobs, _phases),
     st.builds(m.Output, _jobs, _streams, _data),
@@ -41,6 +42,7 @@ _plausible = st.one_of(
     ),
     st.builds(m.File, _jobs, _paths, st.just(0o644), _sizes),
     st.builds(m.FileData, _jobs, _data),
+    st.builds(m.Files, _jobs, st.lists(_whole_files, min_size=1, max_size=3).map(tuple)),
     st.builds(m.FileMissing, _jobs, _paths, st.just("gone")),
     st.builds(m.Credit, _jobs, _streams, _sizes.filter(lambda size: size < 2**32)),
     st.builds(m.JobDone, _jobs),

@@ -38,6 +38,7 @@ from slipway.machine.gateway.ipv4 import build_udp
 from slipway_protocol import messages as m
 from slipway_protocol.connection import Connection
 from slipway_protocol.flow import SendWindow
+from slipway_protocol.joining import JOINED_FILES, FileJoiner
 from slipway_protocol.schema import MAX_DATA, VERSION
 from support.name_server import build_question, parse_answer
 from support.tcp_wire import turn_frame
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 * 1024
 INPUT_WINDOW = 64 * 1024
-READY = m.Ready(VERSION, "fake", ("network",), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
+READY = m.Ready(VERSION, "fake", ("network", JOINED_FILES), "6.1.0-fake", 1, 64 * 1024 * 1024, 1, 1)
 # Headers of Ethernet, IPv4 and UDP.
 _DNS_OFFSET = 14 + 20 + 8
 _FLOOD = b"x" * MAX_DATA
@@ -202,6 +203,10 @@ class FakeJob:
                 self._files[path] = (mode, self._incoming)
             case m.FileData(data=data):
                 self._incoming += data
+            case m.Files(files=files):
+                for file in files:
+                    self._source = self._source or file.path
+                    self._files[file.path] = (file.mode, bytearray(file.data))
             case m.Start():
                 self._task = asyncio.create_task(self._run())
             case m.Input(data=data):
@@ -260,6 +265,10 @@ class FakeJob:
         if data is None or self._cancelled:
             reason = "the job was cancelled" if self._cancelled else "no such file"
             await self._agent.write(m.FileMissing(self._number, path, reason))
+            return
+        if FileJoiner.accepts(path, len(data)):
+            whole = m.WholeFile(path, mode, bytes(data))
+            await self._agent.write(m.Files(self._number, (whole,)))
             return
         await self._agent.write(m.File(self._number, path, mode, len(data)))
         for start in range(0, len(data), MAX_DATA):

@@ -103,6 +103,7 @@ async def play(
     files: tuple[InputFile, ...] = (),
     stdin: AsyncIterator[bytes] | None = None,
     deadline: asyncio.Timeout | None = None,
+    ready: Ready = READY,
 ) -> JobReport:
     """Run ``job`` against an agent that does ``script`` once the job has been started.
 
@@ -110,7 +111,7 @@ async def play(
     """
     session, agent = await connect()
 
-    await agent.say(Awake(VERSION), READY)
+    await agent.say(Awake(VERSION), ready)
     await session.handshake()
 
     async def act() -> None:

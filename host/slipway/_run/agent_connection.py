@@ -17,6 +17,7 @@ from slipway_protocol import messages as m
 from slipway_protocol.channel import Channel
 from slipway_protocol.connection import Violation
 from slipway_protocol.framing import BadFrame
+from slipway_protocol.joining import JOINED_FILES
 from slipway_protocol.packing import PACKED
 from slipway_protocol.schema import VERSION
 
@@ -38,6 +39,8 @@ log.addHandler(logging.NullHandler())
 # longer, and the next ones as well.
 CLOCK_SECONDS = 0.010
 MAX_GREETINGS = 3
+# Capabilities of this host.
+CAPABILITIES = (JOINED_FILES,)
 # Capability in Ready of an agent that understands Connect.
 NETWORK = "network"
 
@@ -54,6 +57,8 @@ class AgentConnection:
         self._is_heard = False
         self._exchange: JobExchange | None = None
         self.awake_at: float | None = None
+        # Whether the agent understands Files, by its last Ready.
+        self.joins_files = False
 
     async def handshake(self) -> m.Ready:
         """Greet the agent of a guest that boots, and wait until the agent is ready.
@@ -105,6 +110,7 @@ class AgentConnection:
                     await self._send_hello(clone)
                 case m.Ready():
                     self.awake_at = self.awake_at or time.monotonic()
+                    self.joins_files = JOINED_FILES in message.capabilities
                     if self._machine.port is PortKind.SERIAL and PACKED in message.capabilities:
                         self._channel.pack_messages()
                     return replace(
@@ -120,7 +126,7 @@ class AgentConnection:
                     raise HostError(f"{type(message).__name__} came before the agent was ready")
 
     async def _send_hello(self, clone: bool) -> None:
-        await self.send(m.Hello(VERSION, (), time.time_ns(), os.urandom(32), clone))
+        await self.send(m.Hello(VERSION, CAPABILITIES, time.time_ns(), os.urandom(32), clone))
 
     async def connect_network(self, ready: m.Ready) -> m.Connected:
         """Have the agent bring up the network interface, before the first job.

@@ -9,7 +9,7 @@ from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._run.job_report import JobReport
-    from slipway_protocol.messages import File
+    from slipway_protocol.messages import File, WholeFile
 
 # Upper bound on the files of one job together, in bytes: they are kept in memory.
 MAX_FETCHED = 256 * MIB
@@ -30,9 +30,7 @@ class FileReceiver:
     def begin_file(self, file: File) -> None:
         """Begin with ``file``, whose data follows."""
         self._claim_path(file.path)
-        self._fetched += file.size
-        if self._fetched > MAX_FETCHED:
-            raise UnknownOutcome(f"the files fetched back have more than {MAX_FETCHED} bytes")
+        self._count_bytes(file.size)
         self._incoming = (file, bytearray())
         self.take_data(b"")
 
@@ -48,6 +46,13 @@ class FileReceiver:
             self._report.files[file.path] = (file.mode, bytes(content))
             self._incoming = None
 
+    def take_files(self, files: tuple[WholeFile, ...]) -> None:
+        """Report ``files``, which came with their data."""
+        for file in files:
+            self._claim_path(file.path)
+            self._count_bytes(len(file.data))
+            self._report.files[file.path] = (file.mode, file.data)
+
     def note_missing(self, path: str, reason: str) -> None:
         """Report that the file ``path`` does not exist."""
         self._claim_path(path)
@@ -57,6 +62,11 @@ class FileReceiver:
         """Check that all files came, or were reported as missing."""
         if self._wanted or self._incoming is not None:
             raise UnknownOutcome("the job ended without all of its files")
+
+    def _count_bytes(self, size: int) -> None:
+        self._fetched += size
+        if self._fetched > MAX_FETCHED:
+            raise UnknownOutcome(f"the files fetched back have more than {MAX_FETCHED} bytes")
 
     def _claim_path(self, path: str) -> None:
         if path not in self._wanted or self._incoming is not None:

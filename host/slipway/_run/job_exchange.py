@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from slipway._run.file_receiver import FileReceiver
 from slipway._run.job_report import JobReport, PhaseReport
+from slipway._run.job_transfer import build_job_messages, is_small
 from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._util.units import MIB
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 # Credit of each stream of a run, in bytes. Keeps a fast pipe full at the latency of a loaded host.
 WINDOW = MIB
-# A job whose files have at most so many bytes, names included, is posted in one write. A larger one
-# has a task, which waits while the guest does not read.
-MAX_POSTED = 32 * 1024
-# Estimate of the bytes that a file needs besides its name and content.
-_FILE_HEADER = 64
 
 
 class AgentChannel(Protocol):
     """Messages of one connection. All methods raise UnknownOutcome when the machine has ended."""
+
+    @property
+    def joins_files(self) -> bool:
+        """True if the agent understands Files."""
+        ...
 
     async def send(self, message: HostMessage) -> None:
         """Send ``message``; wait while the guest does not read."""
@@ -100,7 +101,7 @@ class JobExchange:
             async with asyncio.TaskGroup() as tasks:
                 feeder = tasks.create_task(self._send_stdin(stdin)) if stdin is not None else None
                 sender = None
-                if _is_small(files):
+                if is_small(files):
                     self._channel.post(*self._build_messages(files))
                     self._started.set()
                 else:
@@ -159,12 +160,8 @@ class JobExchange:
             await self._channel.send(m.Resize(self._id, self._size))
 
     def _build_messages(self, files: tuple[InputFile, ...]) -> Iterator[HostMessage]:
-        yield replace(self._job, job=self._id, window_bytes=WINDOW)
-        for file in files:
-            yield m.File(self._id, file.path, file.mode, len(file.data))
-            for start in range(0, len(file.data), MAX_DATA):
-                yield m.FileData(self._id, file.data[start : start + MAX_DATA])
-        yield m.Start(self._id)
+        job = replace(self._job, job=self._id, window_bytes=WINDOW)
+        return build_job_messages(job, files, joins_files=self._channel.joins_files)
 
     async def _send_stdin(self, stdin: AsyncIterator[bytes]) -> None:
         # An empty stdin ends at once: the agent has to know its job before that.
@@ -209,6 +206,8 @@ class JobExchange:
                 self._files.begin_file(message)
             case m.FileData(data=data):
                 self._files.take_data(data)
+            case m.Files(files=files):
+                self._files.take_files(files)
             case m.FileMissing(path=path, reason=reason):
                 self._files.note_missing(path, to_plain_line(reason))
             case m.Log():
@@ -302,11 +301,6 @@ class JobExchange:
         if self._phase is not None or (self._find_next_phase() is not None and not is_cut):
             raise UnknownOutcome("the job ended out of order")
         self._files.check_complete()
-
-
-def _is_small(files: tuple[InputFile, ...]) -> bool:
-    """Tell if a job with ``files`` is posted."""
-    return sum(_FILE_HEADER + len(file.path) + len(file.data) for file in files) <= MAX_POSTED
 
 
 class _OutputStream:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from support.agent import Host
 
 FOREVER = python("import time; time.sleep(1000)")
+WHOLE = (m.WholeFile("x", 0o644, b"x"),)
 
 
 def hello(version: int = VERSION, entropy: bytes = b"", *, clone: bool = False) -> m.Hello:
@@ -81,6 +82,9 @@ def test_frame_that_breaks_the_protocol_is_a_fault_and_survived(host: Host, payl
         [job(FOREVER), m.FileData(1, b"x"), m.Cancel(1)],
         [job(FOREVER), m.File(1, "x", 0o644, 1), m.FileData(1, b"xx"), m.Cancel(1)],
         [job(FOREVER), m.File(1, "x", 0o644, 1), m.File(1, "y", 0o644, 1), m.Cancel(1)],
+        [m.Files(5, WHOLE)],
+        [job(FOREVER), m.File(1, "x", 0o644, 1), m.Files(1, WHOLE), m.Cancel(1)],
+        [job(FOREVER), m.Start(1), m.Files(1, WHOLE), m.Cancel(1)],
         [job(FOREVER), m.Credit(1, m.Stream.STDIN, 1), m.Cancel(1)],
         [job(FOREVER), m.Start(1), m.Start(1), m.Cancel(1)],
         [job(FOREVER), m.Start(1), m.File(1, "x", 0o644, 1), m.Cancel(1)],

@@ -16,6 +16,7 @@ from slipway._util.errors import HostError, UnknownOutcome
 from slipway.machine.model import PortKind
 from slipway_protocol import messages as m
 from slipway_protocol.framing import encode_frame
+from slipway_protocol.joining import JOINED_FILES
 from slipway_protocol.schema import MAX_DATA, VERSION
 from support.scripted_agent import READY, connect, play
 from support.waiting import wait_until
@@ -32,6 +33,7 @@ COMMAND = m.Command(("program",), (), m.Limits())
 ONLY_RUN = m.Job(0, None, COMMAND, ("wanted", "other"), 0)
 WITH_BUILD = m.Job(0, COMMAND, COMMAND, (), 0)
 ENDS = (m.OutputEnd(1, OUT, 0, 0), m.OutputEnd(1, ERR, 0, 0))
+JOINING = replace(READY, capabilities=(JOINED_FILES,))
 MISSING = (m.FileMissing(1, "wanted", "gone"), m.FileMissing(1, "other", "gone"))
 
 
@@ -41,6 +43,10 @@ def end_phase(phase: m.Phase, verdict: m.Verdict = m.Verdict.OK) -> m.PhaseDone:
 
 def whole(phase: m.Phase, verdict: m.Verdict = m.Verdict.OK) -> tuple[m.Message, ...]:
     return (m.PhaseStarted(1, phase), *ENDS, end_phase(phase, verdict))
+
+
+def give(*paths: str) -> m.Files:
+    return m.Files(1, tuple(m.WholeFile(path, 0o640, path.encode()) for path in paths))
 
 
 class Heard:
@@ -86,6 +92,50 @@ async def test_announces_job_and_files_before_it_starts_it() -> None:
 
     _job, *_transfer, start = [message for message in heard if not isinstance(message, m.Hello)]
     assert start == m.Start(1)
+
+
+async def test_agent_that_joins_files_gets_small_ones_in_one_message() -> None:
+    files = (
+        InputFile("a", b"one", 0o755),
+        InputFile("large", bytes(MAX_DATA)),
+        *(InputFile(f"b/{number}", b"") for number in range(100)),
+    )
+    heard: list[object] = []
+
+    async def script(agent: ScriptedAgent) -> None:
+        heard.extend(agent.heard)
+        await agent.say(*whole(RUN), *MISSING, m.JobDone(1))
+
+    await play(script, ONLY_RUN, Heard(), files, ready=JOINING)
+
+    _job, *transfer, _start = [message for message in heard if not isinstance(message, m.Hello)]
+    assert transfer == [
+        m.Files(1, (m.WholeFile("a", 0o755, b"one"),)),
+        m.File(1, "large", 0o644, MAX_DATA),
+        m.FileData(1, bytes(MAX_DATA)),
+        m.Files(1, tuple(m.WholeFile(f"b/{number}", 0o644, b"") for number in range(100))),
+    ]
+
+
+async def test_other_agent_gets_each_file_by_itself() -> None:
+    heard: list[object] = []
+
+    async def script(agent: ScriptedAgent) -> None:
+        heard.extend(agent.heard)
+        await agent.say(*whole(RUN), *MISSING, m.JobDone(1))
+
+    await play(script, ONLY_RUN, Heard(), (InputFile("a", b"one"),))
+
+    hello, *_, _job, file, data, _start = heard
+    assert isinstance(hello, m.Hello)
+    assert hello.capabilities == (JOINED_FILES,)
+    assert (file, data) == (m.File(1, "a", 0o644, 3), m.FileData(1, b"one"))
+
+
+async def test_reports_joined_files() -> None:
+    report = await play_messages(*whole(RUN), give("wanted", "other"), m.JobDone(1))
+
+    assert report.files == {"wanted": (0o640, b"wanted"), "other": (0o640, b"other")}
 
 
 async def test_reports_phases_output_and_files() -> None:
@@ -301,6 +351,10 @@ VIOLATIONS: dict[str, tuple[m.Message, ...]] = {
     ),
     "a file that nobody could keep": (*RAN, m.File(1, "wanted", 0o644, MAX_FETCHED + 1)),
     "content of no file": (*RAN, m.FileData(1, b"x")),
+    "a whole file that nobody wants": (*RAN, give("unwanted")),
+    "a whole file twice": (*RAN, give("wanted", "wanted")),
+    "a whole file within a file": (*RAN, m.File(1, "wanted", 0o644, 1), give("other")),
+    "a whole file that is there and missing": (*RAN, give("wanted"), MISSING[0]),
     "no word about a file": (*RAN, MISSING[0], m.JobDone(1)),
     "a second Awake": (STARTED, m.Awake(VERSION)),
     "a fault": (STARTED, m.Fault("out of memory", True)),

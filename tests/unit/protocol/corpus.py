@@ -96,6 +96,11 @@ EXAMPLES = (
         m.FileData(7, b"int main(void) { return 0; }\n"),
         "930407c41d696e74206d61696e28766f696429207b2072657475726e20303b207d0a",
     ),
+    Example(
+        BOTH,
+        m.Files(7, (m.WholeFile("a", 0o644, b"x\n"), m.WholeFile("b/c", 0o755, b""))),
+        "9310079293a161cd01a4c402780a93a3622f63cd01edc400",
+    ),
     Example(TO_AGENT, m.Start(7), "920507"),
     Example(TO_AGENT, m.Input(7, b"line\n"), "930607c4056c696e650a"),
     Example(TO_AGENT, m.InputEnd(7), "920707"),

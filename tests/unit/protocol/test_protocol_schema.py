@@ -46,7 +46,12 @@ def test_id_that_both_directions_use_is_one_message() -> None:
     assert {HOST_TO_AGENT[number] for number in shared} == {
         AGENT_TO_HOST[number] for number in shared
     }
-    assert {HOST_TO_AGENT[number][0] for number in shared} == {m.File, m.FileData, m.Credit}
+    assert {HOST_TO_AGENT[number][0] for number in shared} == {
+        m.File,
+        m.FileData,
+        m.Files,
+        m.Credit,
+    }
 
 
 def test_message_has_one_id() -> None:

@@ -103,10 +103,16 @@ def extremes(kind: str) -> tuple[list[Any], list[Any]]:
         least, most = int(match[1]), int(match[2])
         shorter = [bytes(least - 1)] if least else []
         return [bytes(least), bytes(most)], [*shorter, bytes(most + 1), "", None]
-    if match := re.fullmatch(r"list (\d+) of (.+)", kind):
-        most, (within, beyond) = int(match[1]), extremes(match[2])
-        lists = [[], [within[0]] * most, *([value] for value in within)]
-        return lists, [[within[0]] * (most + 1), *([value] for value in beyond), "", None]
+    if match := re.fullmatch(r"list (?:(\d+)\.\.)?(\d+) of (.+)", kind):
+        least, most, (within, beyond) = int(match[1] or 0), int(match[2]), extremes(match[3])
+        lists = [[within[0]] * least, [within[0]] * most, *([value] for value in within)]
+        sizes = [*([least - 1] if least else []), most + 1]
+        return lists, [
+            *([within[0]] * size for size in sizes),
+            *([value] for value in beyond),
+            "",
+            None,
+        ]
     if match := re.fullmatch(r"pair of (.+) and (.+)", kind):
         (first, _), (second, _) = extremes(match[1]), extremes(match[2])
         pair = [first[0], second[0]]
