@@ -84,7 +84,8 @@ class Admission:
         # Number of the last arrival or turn.
         self._clock = 0
         self._waiting: dict[int, Ticket] = {}
-        self._queue = Holdings(capacity.queue)
+        # Waiting runs, by share.
+        self.queue = Holdings(capacity.queue)
         self._running = Holdings(capacity.machines)
         self._last_turns = _LastTurns()
         self._memory = 0
@@ -148,16 +149,17 @@ class Admission:
         ticket = Ticket(share, self._clock, needs)
         self._last_turns.enter(share, self._clock)
         self._waiting[ticket.number] = ticket
-        self._queue.add(share)
+        self.queue.add(share)
         self._admit()
         return ticket
 
     def _take_place(self, share: Share) -> bool:
         """Refuse the newest waiting run of the share that has most; False if none has more."""
-        for giver in self._queue.list_givers(share):
+        for giver in self.queue.list_givers(share):
             waiting = reversed(self._waiting.values())
             ticket = next(ticket for ticket in waiting if ticket.share == giver)
-            self._stop_waiting(ticket)
+            del self._waiting[ticket.number]
+            self.queue.take_back(ticket.share)
             ticket.refusal = Busy(
                 "the queue is full, and another client, which has fewer runs in it, got the place"
                 " of this run; nothing was started",
@@ -171,13 +173,13 @@ class Admission:
 
     def _stop_waiting(self, ticket: Ticket) -> None:
         del self._waiting[ticket.number]
-        self._queue.remove(ticket.share)
+        self.queue.remove(ticket.share)
 
     def _forget_turns(self, share: Share) -> None:
         """Forget the last turns of a user and key without a run: clients choose these names."""
-        if not self._queue.of_share(share) + self._running.of_share(share):
+        if not self.queue.of_share(share) + self._running.of_share(share):
             self._last_turns.forget(share)
-        if not self._queue.of_user(share.user) + self._running.of_user(share.user):
+        if not self.queue.of_user(share.user) + self._running.of_user(share.user):
             self._last_turns.forget(share.user)
 
     def declare(self, ticket: Ticket, needs: Needs) -> None:

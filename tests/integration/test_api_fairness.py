@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slipway._server.kept.retention import KeptBounds
 from slipway._server.peers import AllowList
 from slipway._server.socket_access import SocketAccess
 from support.api_server import Served, serve_api
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.usefixtures("other_users")
@@ -97,3 +99,152 @@ async def test_run_that_loses_its_place_in_the_queue_says_so() -> None:
         failure = await wait_until(find_failure, "the attacker's newest run has failed")
         assert failure["error"] == "Busy"
         assert "which has fewer runs" in failure["message"]
+
+
+# --- Connections --------------------------------------------------------------------------------
+
+CONNECTIONS = 16
+HEALTH = build_request("/v1/health", method="GET")
+# What the attacker sends on each of the connections, and the start of the answer, if any.
+ATTACKS = {
+    "idle": (HEALTH, b"HTTP/1.1 200"),
+    "new": (b"", b""),
+    "head": (HEALTH[:20], b""),
+    "body": (build_request("/v1/run?language=bash", b"forever")[:-1], b""),
+}
+
+
+async def occupy(api: Served, request: bytes, answer: bytes) -> list[asyncio.StreamWriter]:
+    """Open all connections for the attacker, and send ``request`` on each."""
+    writers = []
+    for _ in range(CONNECTIONS):
+        reader, writer = await api.connect(ATTACKER)
+        writer.write(request)
+        if answer:
+            assert await reader.readexactly(len(answer)) == answer
+        writers.append(writer)
+    return writers
+
+
+async def is_refused(api: Served, user: int) -> bool:
+    """Tell if a new connection of ``user`` is answered with a 503 at once."""
+    reader, writer = await api.connect(user)
+    writer.write(HEALTH)
+    answer = await reader.readuntil(b"\r\n")
+    writer.close()
+    return b"503" in answer
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_attacker_who_has_all_connections_gives_way(attack: str) -> None:
+    async with serve_everybody(connections=CONNECTIONS) as api:
+        writers = await occupy(api, *ATTACKS[attack])
+        await wait_until(lambda: is_refused(api, ATTACKER), "all connections are in use")
+
+        kept = [await api.connect(VICTIM) for _ in range(CONNECTIONS // 2)]
+        for _, writer in kept:
+            writer.write(HEALTH)
+        answers = [await reader.readuntil(b"\r\n") for reader, _ in kept]
+
+        assert [read_status(answer) for answer in answers] == [200] * len(kept)
+        for writer in [*writers, *(writer for _, writer in kept)]:
+            writer.close()
+
+
+async def test_attacker_whose_connections_all_wait_for_runs_gives_way() -> None:
+    async with serve_everybody(connections=CONNECTIONS, runtime={"max_machines": 32}) as api:
+        request = build_request("/v1/run?language=bash", b"forever", content_type="text/plain")
+        writers = await occupy(api, request, b"")
+        await wait_until(lambda: api.launcher.launched == CONNECTIONS, "all runs have a machine")
+
+        answer = await ask(
+            api, VICTIM, "/v1/run?language=bash", b"print hi", content_type="text/plain"
+        )
+
+        assert read_status(answer) == 200
+        for writer in writers:
+            writer.close()
+
+
+async def test_oldest_idle_connection_is_the_first_to_give_way() -> None:
+    async with serve_everybody(connections=4) as api:
+        idle = [await api.connect(ATTACKER) for _ in range(4)]
+        for reader, writer in idle:
+            writer.write(HEALTH)
+            await reader.readuntil(b"}")
+        # The first has just been used again.
+        idle[0][1].write(HEALTH)
+        await idle[0][0].readuntil(b"}")
+
+        await api.answer(HEALTH, end=True, user=VICTIM)
+
+        assert await idle[1][0].read() == b""
+        idle[0][1].write(HEALTH)
+        assert read_status(await idle[0][0].readuntil(b"\r\n")) == 200
+        for _, writer in idle:
+            writer.close()
+
+
+# --- Bodies -------------------------------------------------------------------------------------
+
+KIB = 1024
+
+
+async def test_slow_bodies_of_an_attacker_give_way() -> None:
+    async with serve_everybody(body_budget=256 * KIB) as api:
+        request = build_request("/v1/run?language=bash", bytes(60 * KIB))
+        slow = [await api.connect(ATTACKER) for _ in range(3)]
+        for _, writer in slow:
+            writer.write(request[:-1])
+            await writer.drain()
+        held = 'slipway_shared{thing="body_bytes"}'
+
+        async def hold_room() -> bool:
+            text = (await ask_metrics(api)).split(held)[1]
+            return float(text.split()[0]) > 170 * KIB
+
+        await wait_until(hold_room, "the attacker's bodies are held")
+
+        source = b"print " + b"x" * (100 * KIB)
+        answer = await ask(api, VICTIM, "/v1/run?language=bash", source, content_type="text/plain")
+
+        assert read_status(answer) == 200
+        assert read_status(await slow[0][0].read()) == 429
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_bodies_of_waiting_runs_leave_room_for_other_users() -> None:
+    async with serve_everybody(body_budget=256 * KIB, runtime={"max_machines": 1}) as api:
+        source = b"forever\n" + b"#" * (50 * KIB)
+        statuses = [(await start(api, ATTACKER, source))["status"] for _ in range(6)]
+
+        wanted = [(await start(api, VICTIM, b"print " + b"x" * (5 * KIB))) for _ in range(4)]
+
+        assert statuses.count(201) == 4
+        assert statuses.count(429) == 2
+        assert [each["status"] for each in wanted] == [201] * 4
+
+
+async def ask_metrics(api: Served) -> str:
+    """Return the server's metrics."""
+    request = build_request("/metrics", method="GET")
+    return (await api.answer(request, end=True)).decode()
+
+
+# --- Kept output --------------------------------------------------------------------------------
+
+
+async def test_unread_output_of_an_attacker_stops_nobody_else() -> None:
+    async with serve_everybody(kept=KeptBounds(kept_budget=64 * KIB)) as api:
+        unread = await start(api, ATTACKER, b"flood 70000")
+
+        async def has_ended() -> bool:
+            request = build_request(f"/v1/runs/{unread['id']}", method="GET")
+            answer = await api.answer(request, end=True, user=ATTACKER)
+            return bool(read_record(answer)["state"] == "ended")
+
+        await wait_until(has_ended, "the attacker's run has ended")
+
+        assert (await start(api, ATTACKER, b"print more"))["status"] == 429
+        assert (await start(api, VICTIM, b"print hi"))["status"] == 201

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._model.result import OutputFile, Verdict
-from slipway._server.kept import kept_runs
 from slipway._server.kept.kept_runs import KeptRuns
 from slipway._server.kept.output_log import AHEAD
-from slipway._server.kept.retention import ClientTimeouts, NoLongerKept, OutputSockets, RunPolicy
+from slipway._server.kept.retention import (
+    ClientTimeouts,
+    KeptBounds,
+    NoLongerKept,
+    OutputSockets,
+    RunPolicy,
+)
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.peers import AllowList, Peer
 from slipway._server.socket_access import SocketAccess
@@ -26,6 +31,8 @@ from support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from slipway._server.kept.kept_run import KeptRun
 
 STRANGER = 12345
 
@@ -296,49 +303,74 @@ async def test_run_without_a_socket_is_cancelled(tmp_path: Path) -> None:
     assert len(runs) == 0
 
 
-async def test_unread_runs_are_bounded_in_number(
-    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_runs, "MAX_ENDED", 2)
-    for _ in range(2):
-        run = await run_table.start(PlayedExecution(printing(b"unread")), RunPolicy(US))
-        await wait_until(lambda run=run: run.ended, "the run has ended")  # type: ignore[misc]
-    execution = PlayedExecution(printing(b"too much"))
-
-    with pytest.raises(Busy, match="2 ended runs are unread") as caught:
-        await run_table.start(execution, RunPolicy(US))
-
-    assert caught.value.retry_after >= 1
-    assert execution.cancelled.is_set()
-
-
-async def test_unread_output_is_bounded_in_bytes(
-    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_runs, "MAX_KEPT", 1000)
-    file = OutputFile("a", 0o644, bytes(990))
-    run = await run_table.start(PlayedExecution(printing(bytes(10), files=(file,))), RunPolicy(US))
+async def keep_unread(runs: KeptRuns, policy: RunPolicy, data: bytes = b"unread") -> KeptRun:
+    """Return a run that has ended, and whose output nobody has read."""
+    run = await runs.start(PlayedExecution(printing(data)), policy)
     await wait_until(lambda: run.ended, "the run has ended")
-
-    with pytest.raises(Busy, match="with 1000 bytes of output and files"):
-        run_table.check_room()
-    await run.remove()
-
-    run_table.check_room()
-    assert run_table.kept_bytes == 0
+    return run
 
 
-async def test_runs_that_have_been_read_make_room(
-    run_table: KeptRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_runs, "MAX_ENDED", 3)
-    for _ in range(10):
-        run = await run_table.start(PlayedExecution(printing(b"read")), RunPolicy(US))
-        await whole(run.socket or "")
-        await wait_until(lambda run=run: run.read, "all output was read")  # type: ignore[misc]
+async def test_unread_runs_are_bounded_in_number() -> None:
+    async with keeping(bounds=KeptBounds(kept_runs=2)) as runs:
+        for _ in range(2):
+            await keep_unread(runs, RunPolicy(US))
+        execution = PlayedExecution(printing(b"too much"))
 
-    await wait_until(lambda: len(run_table) <= 3, "at most three runs are kept")
-    assert run_table.find(run.id, Peer(1, US, frozenset())) is run
+        with pytest.raises(Busy, match="2 ended runs are unread") as caught:
+            await runs.start(execution, RunPolicy(US))
+
+        assert caught.value.retry_after >= 1
+        assert execution.cancelled.is_set()
+
+
+async def test_unread_output_is_bounded_in_bytes() -> None:
+    async with keeping(bounds=KeptBounds(kept_budget=1000)) as runs:
+        file = OutputFile("a", 0o644, bytes(990))
+        run = await runs.start(PlayedExecution(printing(bytes(10), files=(file,))), RunPolicy(US))
+        await wait_until(lambda: run.ended, "the run has ended")
+
+        with pytest.raises(Busy, match="with 1000 bytes of output and files"):
+            runs.check_room(RunPolicy(US).share)
+        await run.remove()
+
+        runs.check_room(RunPolicy(US).share)
+        assert runs.kept_bytes == 0
+
+
+async def test_unread_output_of_a_user_is_dropped_for_another_user() -> None:
+    async with keeping(bounds=KeptBounds(kept_budget=1000)) as runs:
+        large = await keep_unread(runs, RunPolicy(STRANGER, key="large"), bytes(900))
+        small = await keep_unread(runs, RunPolicy(STRANGER, key="small"), bytes(100))
+
+        mine = await keep_unread(runs, RunPolicy(US), b"mine")
+        await large.wait_forgotten()
+
+        assert [run.forgotten for run in (large, small, mine)] == [True, False, False]
+        assert runs.kept.given_way == 1
+
+
+async def test_user_with_most_unread_runs_loses_the_oldest_to_another_user() -> None:
+    async with keeping(bounds=KeptBounds(kept_runs=4)) as runs:
+        theirs = [await keep_unread(runs, RunPolicy(STRANGER)) for _ in range(4)]
+
+        mine = [await keep_unread(runs, RunPolicy(US, key=str(number))) for number in range(2)]
+        await asyncio.gather(*(run.wait_forgotten() for run in theirs[:2]))
+
+        assert [run.forgotten for run in theirs] == [True, True, False, False]
+        assert not any(run.forgotten for run in mine)
+        with pytest.raises(Busy):  # each has half of it
+            runs.check_room(RunPolicy(US, key="fresh").share)
+
+
+async def test_runs_that_have_been_read_make_room() -> None:
+    async with keeping(bounds=KeptBounds(kept_runs=3)) as runs:
+        for _ in range(10):
+            run = await runs.start(PlayedExecution(printing(b"read")), RunPolicy(US))
+            await whole(run.socket or "")
+            await wait_until(lambda run=run: run.read, "all output was read")  # type: ignore[misc]
+
+        await wait_until(lambda: len(runs) <= 3, "at most three runs are kept")
+        assert runs.find(run.id, Peer(1, US, frozenset())) is run
 
 
 async def test_drain_waits_for_connected_clients(run_table: KeptRuns) -> None:

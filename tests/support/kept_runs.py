@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway._server.kept.kept_runs import KeptRuns
-from slipway._server.kept.retention import ClientTimeouts, OutputSockets
+from slipway._server.kept.retention import ClientTimeouts, KeptBounds, OutputSockets
 from slipway._server.peers import AllowList
 from slipway._server.socket_access import SocketAccess
 from support.output_clients import short_directory
@@ -27,7 +27,9 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 @asynccontextmanager
 async def keeping(
-    timeouts: ClientTimeouts = FOREVER, access: SocketAccess | None = None
+    timeouts: ClientTimeouts = FOREVER,
+    access: SocketAccess | None = None,
+    bounds: KeptBounds | None = None,
 ) -> AsyncIterator[KeptRuns]:
     """Keep runs with ``timeouts``, and check at the end that nothing is left of them."""
     with short_directory() as directory:
@@ -36,6 +38,7 @@ async def keeping(
         runs = KeptRuns(
             OutputSockets(directory, access or SocketAccess(), AllowList(US, everybody=True)),
             timeouts,
+            bounds,
         )
         yield runs
         await runs.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slipway._model.option import Group, Option
 from slipway._model.options import OPTIONS
 from slipway._model.runtime_options import RUNTIME_OPTIONS
-from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS
+from slipway._server.settings import KEPT_OPTIONS, SERVER_OPTIONS, TIMEOUT_OPTIONS
 from slipway._util.units import format_size
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def make_table(options: Iterable[Option] = OPTIONS.values()) -> str:
 TABLES = {
     "options of a run": ("sdk.md", OPTIONS),
     "options of a runtime": ("sdk.md", RUNTIME_OPTIONS),
-    "options of a server": ("api.md", {**SERVER_OPTIONS, **TIMEOUT_OPTIONS}),
+    "options of a server": ("api.md", {**SERVER_OPTIONS, **KEPT_OPTIONS, **TIMEOUT_OPTIONS}),
 }
 
 

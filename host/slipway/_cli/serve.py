@@ -20,8 +20,13 @@ from slipway._cli.parser import Parser, add_store, rename_options_in_errors
 from slipway._cli.quantities import parse_path
 from slipway._cli.snapshot_budget import read_snapshot_budget
 from slipway._model.runtime_options import RUNTIME_OPTIONS
-from slipway._server.kept.retention import ClientTimeouts
-from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS, ServerSettings
+from slipway._server.kept.retention import ClientTimeouts, KeptBounds
+from slipway._server.settings import (
+    KEPT_OPTIONS,
+    SERVER_OPTIONS,
+    TIMEOUT_OPTIONS,
+    ServerSettings,
+)
 from slipway._util.default_socket import find_default_socket
 from slipway._util.errors import InputError
 
@@ -99,8 +104,9 @@ def build_parser(prog: str) -> Parser:
             add_option(parser, _SERVED.get(option.name, option))
     add_ceiling(add, "clients")
     add_store(parser)
-    for option in (*SERVER_OPTIONS.values(), *TIMEOUT_OPTIONS.values()):
-        add_option(parser, option)
+    for options in (SERVER_OPTIONS, KEPT_OPTIONS, TIMEOUT_OPTIONS):
+        for option in options.values():
+            add_option(parser, option)
     add("--debug", action="store_true", help="log more, and show the traceback of an error")
     return parser
 
@@ -194,6 +200,7 @@ def _read_settings(parsed: argparse.Namespace, unnamed: Path | None) -> ServerSe
         access=_read_access(parsed),
         allowed=AllowList.parse(os.geteuid(), parsed.allow),
         timeouts=ClientTimeouts(**_select(parsed, TIMEOUT_OPTIONS)),
+        kept=KeptBounds(**_select(parsed, KEPT_OPTIONS)),
         descriptors=raise_descriptor_limit(),
         ceiling=read_ceiling(parsed),
         **_select(parsed, SERVER_OPTIONS),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slipway._model.result import Result
     from slipway._run.images import ImageProvider
     from slipway._run.launcher import Launcher
+    from slipway._util.shares import Holdings
     from slipway_initramfs.languages.language import Language
 
 _Seconds = Annotated[float, Bounds(0, math.inf)]
@@ -282,6 +283,11 @@ class AsyncRuntime:
             *(session.close() for session in list(self._context.sessions)),
         )
         await self._supply.close()
+
+    @property
+    def queue(self) -> Holdings:
+        """Waiting runs and sessions, by share."""
+        return self._admission.queue
 
     @property
     def idle(self) -> int:

@@ -11,6 +11,7 @@ import uvicorn
 
 from slipway._server.http.app import create_app
 from slipway._server.http.connection import MAX_HEAD, Connection, Gate, GatedConfig, Pace
+from slipway._server.http.connection_table import ConnectionTable
 from slipway._server.http.metrics import Metrics
 from slipway._server.http.request_bodies import BodyReader
 from slipway._server.http.request_context import Service
@@ -73,12 +74,22 @@ class Server:
         with paths:
             listener = inherited or paths.listen(BACKLOG)
             sockets = OutputSockets(paths.path, settings.access, settings.allowed)
-            runs = KeptRuns(sockets, settings.timeouts)
+            runs = KeptRuns(sockets, settings.timeouts, settings.kept)
             sessions = KeptSessions(settings.allowed, settings.sessions)
+            bodies = BodyReader(self._pace, settings.body_budget)
+            connections = ConnectionTable(self._find_most_connections())
             metrics = Metrics(
-                lambda: self._runtime.load, lambda: len(sessions), lambda: self._runtime.idle
+                lambda: self._runtime.load,
+                lambda: len(sessions),
+                lambda: self._runtime.idle,
+                {
+                    "connections": connections.holdings,
+                    "body_bytes": bodies.holdings,
+                    "kept_runs": runs.ended,
+                    "kept_bytes": runs.kept,
+                    "queue": self._runtime.queue,
+                },
             )
-            bodies = BodyReader(self._pace)
             service = Service(
                 self._runtime,
                 runs,
@@ -88,7 +99,7 @@ class Server:
                 settings.body_limit,
                 ceiling=settings.ceiling,
             )
-            http = _HttpServer(self._configure(service))
+            http = _HttpServer(self._configure(service, connections))
             serving = asyncio.create_task(http.serve(sockets=[listener]))
             watching = asyncio.create_task(self._feed_watchdog())
             try:
@@ -112,9 +123,12 @@ class Server:
                 http.close_connections()
                 listener.close()
 
-    def _configure(self, service: Service) -> GatedConfig:
+    def _find_most_connections(self) -> int:
         # The other half is for machines and output sockets.
-        connections = min(MAX_CONNECTIONS, self._settings.descriptors // 2)
+        most = min(MAX_CONNECTIONS, self._settings.descriptors // 2)
+        return min(most, self._settings.connections or most)
+
+    def _configure(self, service: Service, connections: ConnectionTable) -> GatedConfig:
         gate = Gate(self._settings.allowed, connections, self._pace)
         config = GatedConfig(
             create_app(service),

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from slipway._model.network import Network
 from slipway._model.option import Option, read_options
 from slipway._model.values import Bounds, check_bounds, read_field_types
-from slipway._server.kept.retention import ClientTimeouts
+from slipway._server.kept.retention import ClientTimeouts, KeptBounds
 from slipway._server.socket_access import SocketAccess
 from slipway._util.units import MIB
+
+# The most bytes of all bodies together, unless the operator says another number.
+HELD_BYTES = 256 * MIB
 
 if TYPE_CHECKING:
     from slipway._server.http.connection import Pace
@@ -34,6 +37,10 @@ class ServerSettings:
         descriptors: number of files that this process may have open.
         sessions: the most open sessions. Default: as many as machines.
         ceiling: bounds the networks that clients may request. Default: they may have none.
+        body_budget: the most bytes of all bodies together: of those being read, and of runs that
+            have not ended.
+        connections: the most connections. Default: 4096, or half of ``descriptors``.
+        kept: bounds on the runs that have ended and are kept for a reader.
 
     Raises:
         InputError: a value is out of bounds.
@@ -69,6 +76,20 @@ class ServerSettings:
         ),
     ] = None
     ceiling: Network | None = None
+    body_budget: Annotated[
+        int,
+        Bounds(0, math.inf, above=True, unit="bytes"),
+        Option("requests of all users together, of which one user may have seven eighths"),
+    ] = HELD_BYTES
+    connections: Annotated[
+        Annotated[int, Bounds(1, math.inf)] | None,
+        Option(
+            "connections at once",
+            default_help="4096, or half of the open files",
+            flags=("--max-connections",),
+        ),
+    ] = None
+    kept: KeptBounds = field(default_factory=KeptBounds)
 
     def __post_init__(self) -> None:
         for name, kind in read_field_types(ServerSettings).items():
@@ -78,3 +99,4 @@ class ServerSettings:
 # Settings that the command line has as options, by name.
 SERVER_OPTIONS = read_options(ServerSettings)
 TIMEOUT_OPTIONS = read_options(ClientTimeouts)
+KEPT_OPTIONS = read_options(KeptBounds)

@@ -38,6 +38,8 @@ class Holdings:
     def __init__(self, bound: int, *, leaves_room: bool = False) -> None:
         self.bound = bound
         self.total = 0
+        # How often something was taken back from a share.
+        self.given_way = 0
         self._leaves_room = leaves_room
         self._by_user: dict[str, int] = {}
         self._by_share: dict[Share, int] = {}
@@ -59,12 +61,16 @@ class Holdings:
 
     def add(self, share: Share, amount: int = 1) -> None:
         """Count ``amount`` for ``share``."""
+        if not amount:
+            return
         self.total += amount
         self._by_user[share.user] = self.of_user(share.user) + amount
         self._by_share[share] = self.of_share(share) + amount
 
     def remove(self, share: Share, amount: int = 1) -> None:
         """Count ``amount`` no longer for ``share``, which holds at least as much."""
+        if not amount:
+            return
         self.total -= amount
         self._by_user[share.user] -= amount
         self._by_share[share] -= amount
@@ -73,6 +79,11 @@ class Holdings:
             del self._by_user[share.user]
         if not self._by_share[share]:
             del self._by_share[share]
+
+    def take_back(self, share: Share, amount: int = 1) -> None:
+        """Count ``amount`` no longer for ``share``, which has given way to another."""
+        self.remove(share, amount)
+        self.given_way += 1
 
     def list_givers(self, taker: Share, amount: int = 1) -> list[Share]:
         """Return the shares that have to give way to ``taker``, the one that holds most first.

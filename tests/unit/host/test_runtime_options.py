@@ -10,9 +10,9 @@ import pytest
 import slipway
 from slipway._cli import mcp, serve
 from slipway._model.runtime_options import RUNTIME_OPTIONS, RuntimeOptions
-from slipway._server.settings import SERVER_OPTIONS, TIMEOUT_OPTIONS
+from slipway._server.settings import KEPT_OPTIONS, SERVER_OPTIONS, TIMEOUT_OPTIONS
 
-DECLARED = {**RUNTIME_OPTIONS, **SERVER_OPTIONS, **TIMEOUT_OPTIONS}
+DECLARED = {**RUNTIME_OPTIONS, **SERVER_OPTIONS, **KEPT_OPTIONS, **TIMEOUT_OPTIONS}
 
 
 @pytest.mark.parametrize("kind", [slipway.AsyncRuntime, slipway.Runtime])

@@ -18,8 +18,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from slipway._server.http.connection_table import Activity
 from slipway._server.peers import read_peer
 from slipway._server.problems import Problem
+from slipway._util.shares import Share
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from uvicorn.server import ServerState
 
+    from slipway._server.http.connection_table import ConnectionTable
     from slipway._server.peers import AllowList, Peer
 
 # Bytes of a request's line and header fields.
@@ -53,14 +56,14 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Allowed users, number of connections at once, and minimum speed of clients."""
+    """Allowed users, connections at once, and minimum speed of clients."""
 
     allowed: AllowList
-    connections: int
+    connections: ConnectionTable
     pace: Pace
 
-    def find_problem(self, peer: Peer, connections: int) -> Problem | None:
-        """Return the reason to refuse a client, if any; ``connections`` includes this client."""
+    def find_problem(self, connection: Connection, peer: Peer) -> Problem | None:
+        """Return the reason to refuse a client, or count its connection and return None."""
         if not self.allowed.is_allowed(peer):
             return Problem(
                 403,
@@ -68,11 +71,11 @@ class Gate:
                 f"user {peer.uid} may not use this server",
                 "Its operator can allow users: slipway serve --allow",
             )
-        if connections > self.connections:
+        if not self.connections.admit(connection):
             return Problem(
                 503,
                 "too-many-connections",
-                f"all {self.connections} connections are in use",
+                f"all {self.connections.holdings.bound} connections are in use",
                 "Use fewer connections at once, or try again.",
                 1.0,
             )
@@ -103,6 +106,26 @@ class Connection(H11Protocol):
         self._half_closed = False
         self._unsent = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.share = Share()
+        self.active_at = self.loop.time()
+
+    # --- For the table of connections ---------------------------------------------------------
+
+    @property
+    def activity(self) -> Activity:
+        """What the connection does now; see :class:`Activity`."""
+        if self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]:
+            return Activity.SENDS_REQUEST
+        return Activity.AWAITS_RESPONSE if self._is_busy else Activity.IDLE
+
+    def give_way(self) -> None:
+        """Close the connection for another user's; a request under way is answered or cancelled."""
+        if self.activity is Activity.IDLE:
+            self.transport.close()
+        elif self.activity is Activity.SENDS_REQUEST:
+            self._refuse(_GAVE_WAY)
+        else:
+            self.transport.abort()
 
     # --- Callbacks of asyncio -----------------------------------------------------------------
 
@@ -116,13 +139,15 @@ class Connection(H11Protocol):
             return
         # uvicorn copies this into the scope of each request.
         self.app_state = {**self.app_state, "peer": peer}
-        if problem := self._gate.find_problem(peer, len(self.connections)):
+        self.share = Share(str(peer.uid))
+        if problem := self._gate.find_problem(self, peer):
             self._refuse(problem)
         else:
             self._start_timer("head", self._pace.head, self._on_late_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all timers."""
+        """Stop all timers, and leave the place to others."""
+        self._gate.connections.discard(self)
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -155,6 +180,7 @@ class Connection(H11Protocol):
     def handle_events(self) -> None:
         """Handle the received data, and start or stop the timer of the request's head."""
         super().handle_events()
+        self.active_at = self.loop.time()
         if self.transport.is_closing():
             return
         if self.conn.their_state is not h11.IDLE:
@@ -182,6 +208,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Close after the response of a half-closed connection, and watch slow readers."""
         super().on_response_complete()
+        self.active_at = self.loop.time()
         if self.transport.is_closing():
             self._watch_reader()
         elif self._half_closed and not self._is_busy:
@@ -276,6 +303,15 @@ class Connection(H11Protocol):
             self.cycle.message_event.set()
         self.transport.close()
         self._watch_reader()
+
+
+_GAVE_WAY = Problem(
+    503,
+    "too-many-connections",
+    "all connections are in use, and another user, who has fewer, got this one",
+    "Use fewer connections at once, or try again.",
+    1.0,
+)
 
 
 def _build_malformed(reason: str) -> Problem:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from slipway._util.errors import UnknownOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slipway._model.network_use import NetworkUse
     from slipway._model.result import Result
     from slipway._util.errors import SlipwayError
+    from slipway._util.shares import Holdings
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -50,13 +51,19 @@ class Metrics:
         load: returns the current load.
         sessions: returns the number of open sessions.
         idle: returns the number of idle clones.
+        shared: bounded things that users share, by name.
     """
 
     def __init__(
-        self, load: Callable[[], Load], sessions: Callable[[], int], idle: Callable[[], int]
+        self,
+        load: Callable[[], Load],
+        sessions: Callable[[], int],
+        idle: Callable[[], int],
+        shared: Mapping[str, Holdings],
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_LoadCollector(load, sessions, idle))
+        self._registry.register(_ShareCollector(shared))
         self._runs = Counter(
             "slipway_runs",
             "Runs that have ended. The verdict of a run whose machine was lost is lost, of a run "
@@ -174,3 +181,22 @@ class _LoadCollector(Collector):
             ("cpus_max", "vCPUs that machines may have together.", capacity.cpus),
         ):
             yield GaugeMetricFamily(f"slipway_{name}", text, value)
+
+
+class _ShareCollector(Collector):
+    """What users share, and how often a user gave way to another."""
+
+    def __init__(self, shared: Mapping[str, Holdings]) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterable[Metric]:
+        used = GaugeMetricFamily("slipway_shared", "What users hold, by thing.", labels=("thing",))
+        most = GaugeMetricFamily("slipway_shared_max", "The bound on it.", labels=("thing",))
+        given = CounterMetricFamily(
+            "slipway_gave_way", "How often a user gave way to another.", labels=("thing",)
+        )
+        for name, holdings in self._shared.items():
+            used.add_metric((name,), holdings.total)
+            most.add_metric((name,), holdings.bound)
+            given.add_metric((name,), holdings.given_way)
+        yield from (used, most, given)

@@ -134,7 +134,8 @@ async def read_json(request: Request, kind: type[_Model]) -> _Model:
             )
         )
     length = request.headers.get("content-length")
-    body = await get_service(request).bodies.read(request.receive, length, _MAX_BODY)
+    share = read_share(request)
+    body = await get_service(request).bodies.read(request.receive, length, _MAX_BODY, share)
     try:
         return request_parsing.parse_body(body.take(), kind)
     finally:

@@ -116,9 +116,12 @@ async def answer_start(
     """
     service = get_service(request)
     service.check_open()
-    service.runs.check_room()
+    share = read_share(request)
+    service.runs.check_room(share)
     choice, execution = await _start(request, forms, starter)
-    policy = RunPolicy(get_peer(request).uid, choice.stream, choice.detached, session)
+    policy = RunPolicy(
+        get_peer(request).uid, choice.stream, choice.detached, session, key=share.key
+    )
     run = await service.runs.start(execution, policy)
     record = build_run_record(run)
     answer = {name: record[name] for name in documents.StartedDocument.model_fields}
@@ -178,7 +181,8 @@ async def _start(
     media_type = _read_source_type(request)
     is_text = not is_json(media_type)
     limit = MAX_SOURCE if is_text else service.body_limit
-    body = await service.bodies.read(request.receive, request.headers.get("content-length"), limit)
+    length = request.headers.get("content-length")
+    body = await service.bodies.read(request.receive, length, limit, read_share(request))
     defaults = service.runtime.defaults
     with ExitStack() as stack:
         stack.callback(body.release)

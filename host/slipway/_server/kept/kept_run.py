@@ -203,9 +203,13 @@ class KeptRun:
 
     async def forget(self) -> None:
         """End the run, drop its output, and wait until nothing is left."""
+        self.drop()
+        await self.wait_forgotten()
+
+    def drop(self) -> None:
+        """Drop the output of a run that has ended, without waiting."""
         self._unwanted = True
         self._changes.notify()
-        await self.wait_forgotten()
 
     def release(self) -> None:
         """Drop the result of a run whose output has been read."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from slipway._model.option import Option
 from slipway._model.values import Bounds
 from slipway._util.errors import InputError
+from slipway._util.shares import Share
+from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +31,19 @@ class RunPolicy:
 
     ``owner`` is a user id. ``stream`` is ``raw`` or ``events``. A ``detached`` run goes on without
     a client. ``session`` is the id of the session that the run is part of; "" if it has its own
-    machine.
+    machine. ``key`` is the owner's key.
     """
 
     owner: int
     stream: str = "raw"
     detached: bool = False
     session: str = ""
+    key: str = ""
+
+    @property
+    def share(self) -> Share:
+        """The owner and key."""
+        return Share(str(self.owner), self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,20 @@ class ClientTimeouts:
     reconnect: Annotated[_Seconds, Option("time for a client to return")] = 10.0
     grace: Annotated[_Seconds, Option("time to keep unread output")] = 60.0
     stall: Annotated[_Seconds, Option("time for a program with blocked output")] = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBounds:
+    """Bounds on the runs that have ended and are kept for a reader, and on the bytes of all."""
+
+    kept_runs: Annotated[
+        int, Bounds(1, math.inf), Option("ended runs kept for a reader, of all users")
+    ] = 1024
+    kept_budget: Annotated[
+        int,
+        Bounds(0, math.inf, above=True, unit="bytes"),
+        Option("output and files of ended runs, of all users"),
+    ] = 256 * MIB
 
 
 @dataclass(frozen=True, slots=True)

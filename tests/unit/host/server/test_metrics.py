@@ -34,7 +34,7 @@ def labels(**told: str) -> frozenset[tuple[str, str]]:
 
 
 def test_load_is_read_for_each_scrape() -> None:
-    told = samples(Metrics(lambda: LOAD, lambda: 2, lambda: 3))
+    told = samples(Metrics(lambda: LOAD, lambda: 2, lambda: 3, {}))
 
     assert {name: value for (name, _), value in told.items() if value} == {
         "slipway_machines": 1,
@@ -51,7 +51,7 @@ def test_load_is_read_for_each_scrape() -> None:
 
 
 def test_counts_runs_and_measures_their_phases() -> None:
-    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3, {})
 
     metrics.count_result(result(boot=0.2, run=3.0))
     metrics.count_result(result(machine=""))
@@ -65,7 +65,7 @@ def test_counts_runs_and_measures_their_phases() -> None:
 
 
 def test_counts_starts_by_the_origin_of_the_machine() -> None:
-    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3, {})
 
     metrics.count_result(result(start="pool"))
     metrics.count_result(result(start="pool"))
@@ -76,7 +76,7 @@ def test_counts_starts_by_the_origin_of_the_machine() -> None:
 
 
 def test_counts_runs_without_a_result() -> None:
-    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3)
+    metrics = Metrics(lambda: LOAD, lambda: 2, lambda: 3, {})
 
     metrics.count_failure("c", UnknownOutcome("lost"))
     metrics.count_failure("c", HostError("no room"))
@@ -89,8 +89,8 @@ def test_counts_runs_without_a_result() -> None:
 
 def test_servers_have_separate_registries() -> None:
     first, second = (
-        Metrics(lambda: LOAD, lambda: 2, lambda: 3),
-        Metrics(lambda: LOAD, lambda: 2, lambda: 3),
+        Metrics(lambda: LOAD, lambda: 2, lambda: 3, {}),
+        Metrics(lambda: LOAD, lambda: 2, lambda: 3, {}),
     )
 
     first.count_refusal("busy")
@@ -104,7 +104,7 @@ def test_is_plain_text() -> None:
 
 
 def test_counts_connections_bytes_and_denied_requests() -> None:
-    metrics = Metrics(lambda: LOAD, lambda: 0, lambda: 0)
+    metrics = Metrics(lambda: LOAD, lambda: 0, lambda: 0, {})
     denied = (
         DeniedDestination("evil.example", 443, 5, "not-allowed"),
         DeniedDestination("other.example", 443, 2, "a word of the guest"),
