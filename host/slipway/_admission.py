@@ -5,7 +5,8 @@ fewest running runs, and there of the key with the fewest; of equals, of the use
 turn is longest ago. Runs of one share keep their order. A large run is not passed over: while the
 next run waits for room, all others wait as well.
 
-In a full queue a run of a share that has less than others takes the place of the newest run of the
+While the next run waits, idle sessions of shares that have more machines give way to it. In a full
+queue a run of a share that has less than others takes the place of the newest run of the
 share that has most (:mod:`slipway._util.shares`).
 """
 
@@ -86,8 +87,13 @@ class Admission:
         self._waiting: dict[int, Ticket] = {}
         # Waiting runs, by share.
         self.queue = Holdings(capacity.queue)
-        self._running = Holdings(capacity.machines)
+        # Running runs and sessions, by share.
+        self.machines = Holdings(capacity.machines)
         self._last_turns = _LastTurns()
+        # Idle sessions with the call that ends each, the one that is idle for longest first.
+        self._idle: dict[int, tuple[Ticket, Callable[[], None]]] = {}
+        # Sessions that have been ended for others, until they leave.
+        self._leaving: dict[int, Ticket] = {}
         self._memory = 0
         self._cpus = 0
         self._reserved = 0
@@ -100,7 +106,7 @@ class Admission:
     @property
     def load(self) -> Load:
         """Counts of running and waiting runs."""
-        machines = self._running.total
+        machines = self.machines.total
         return Load(self.capacity, machines, len(self._waiting), self._memory, self._cpus)
 
     @property
@@ -177,9 +183,9 @@ class Admission:
 
     def _forget_turns(self, share: Share) -> None:
         """Forget the last turns of a user and key without a run: clients choose these names."""
-        if not self.queue.of_share(share) + self._running.of_share(share):
+        if not self.queue.of_share(share) + self.machines.of_share(share):
             self._last_turns.forget(share)
-        if not self.queue.of_user(share.user) + self._running.of_user(share.user):
+        if not self.queue.of_user(share.user) + self.machines.of_user(share.user):
             self._last_turns.forget(share.user)
 
     def declare(self, ticket: Ticket, needs: Needs) -> None:
@@ -195,11 +201,68 @@ class Admission:
             assert ticket.needs is not None
             self._memory -= ticket.needs.memory
             self._cpus -= ticket.needs.cpus
-            self._running.remove(ticket.share)
+            self.machines.remove(ticket.share)
             ticket.is_admitted = False
+            self._idle.pop(ticket.number, None)
+            self._leaving.pop(ticket.number, None)
         ticket.position = None
         self._forget_turns(ticket.share)
         self._admit()
+
+    def set_idle(self, ticket: Ticket, give_way: Callable[[], None] | None) -> None:
+        """Note that a session is idle, and ends if ``give_way`` is called; None: it is busy.
+
+        ``give_way`` must not wait; the session leaves later.
+        """
+        self._idle.pop(ticket.number, None)
+        if give_way is not None and ticket.is_admitted:
+            self._idle[ticket.number] = ticket, give_way
+            self._admit()
+
+    def is_wanted(self, ticket: Ticket) -> bool:
+        """Tell if a session that is between two runs has to give way to the next waiting run."""
+        turns = self.list_turns()
+        if not turns or turns[0].needs is None or self._fits(turns[0].needs):
+            return False
+        return ticket.share in self._list_givers(turns[0].share)
+
+    def _take_machines(self, taker: Ticket) -> None:
+        """End idle sessions until ``taker`` fits when they have left, or nobody has more."""
+        assert taker.needs is not None
+        while not self._will_fit(taker.needs):
+            for giver in self._list_givers(taker.share):
+                idle = (entry for entry in self._idle.values() if entry[0].share == giver)
+                if (entry := next(idle, None)) is not None:
+                    break
+            else:
+                return
+            ticket, give_way = entry
+            del self._idle[ticket.number]
+            self._leaving[ticket.number] = ticket
+            self.machines.given_way += 1
+            give_way()
+
+    def _will_fit(self, needs: Needs) -> bool:
+        """Tell if a run fits as soon as the sessions that have to leave have left."""
+        leaving = [ticket.needs for ticket in self._leaving.values() if ticket.needs is not None]
+        capacity = self.capacity
+        return (
+            self.machines.total - len(leaving) < capacity.machines
+            and self._cpus + needs.cpus - sum(each.cpus for each in leaving) <= capacity.cpus
+            and self._memory + needs.memory - sum(each.memory for each in leaving)
+            <= capacity.memory
+        )
+
+    def _list_givers(self, taker: Share) -> list[Share]:
+        """Return the shares with more machines than ``taker`` would have.
+
+        Sessions that have to leave are not counted.
+        """
+        staying = Holdings(self.capacity.machines)
+        for share, held in self.machines.list_shares():
+            leaving = sum(ticket.share == share for ticket in self._leaving.values())
+            staying.add(share, held - leaving)
+        return staying.list_givers(taker)
 
     def reserve(self, memory: int) -> bool:
         """Reserve ``memory`` bytes for an idle clone or template; return False if they do not fit.
@@ -229,8 +292,8 @@ class Admission:
         # Runs that wait for their image stand at the end: all others may pass.
         turns = sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number))
         if len(turns) > 1:
-            turns = self._rank(turns, lambda t: t.share, self._running.of_share)
-            turns = self._rank(turns, lambda t: t.share.user, self._running.of_user)
+            turns = self._rank(turns, lambda t: t.share, self.machines.of_share)
+            turns = self._rank(turns, lambda t: t.share.user, self.machines.of_user)
         return turns
 
     def _rank(
@@ -253,7 +316,7 @@ class Admission:
 
     def _fits(self, needs: Needs) -> bool:
         if (
-            self._running.total >= self.capacity.machines
+            self.machines.total >= self.capacity.machines
             or self._cpus + needs.cpus > self.capacity.cpus
         ):
             return False
@@ -273,6 +336,8 @@ class Admission:
         turns = self.list_turns()
         while turns and turns[0].needs is not None and self._fits(turns[0].needs):
             self._start(turns.pop(0))
+        if turns and self._idle and turns[0].needs is not None:
+            self._take_machines(turns[0])
         for position, ticket in enumerate(turns):
             if ticket.position != position:
                 ticket.position = position
@@ -284,7 +349,7 @@ class Admission:
         self._stop_waiting(ticket)
         self._memory += ticket.needs.memory
         self._cpus += ticket.needs.cpus
-        self._running.add(ticket.share)
+        self.machines.add(ticket.share)
         self._clock += 1
         self._last_turns.note(ticket.share, self._clock)
         ticket.position = None

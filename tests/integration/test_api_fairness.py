@@ -248,3 +248,41 @@ async def test_unread_output_of_an_attacker_stops_nobody_else() -> None:
 
         assert (await start(api, ATTACKER, b"print more"))["status"] == 429
         assert (await start(api, VICTIM, b"print hi"))["status"] == 201
+
+
+# --- Sessions -----------------------------------------------------------------------------------
+
+
+async def open_session(api: Served, user: int) -> dict[str, Any]:
+    """Open a session, and return the answer with its status."""
+    fields = {"content_type": "application/json"}
+    answer = await ask(api, user, "/v1/sessions", b'{"language": "bash"}', **fields)
+    return {"status": read_status(answer), **read_record(answer)}
+
+
+async def test_idle_sessions_of_an_attacker_give_their_machines_back() -> None:
+    async with serve_everybody(runtime={"max_machines": 4}) as api:
+        held = [await open_session(api, ATTACKER) for _ in range(4)]
+
+        fields = {"content_type": "text/plain"}
+        answer = await ask(api, VICTIM, "/v1/run?language=bash", b"print hi", **fields)
+        opened = [await open_session(api, VICTIM) for _ in range(2)]
+
+        path = f"/v1/sessions/{held[0]['id']}/run"
+        lost = read_record(await ask(api, ATTACKER, path, b"print late", **fields))
+        assert [each["status"] for each in held] == [201] * 4
+        assert read_status(answer) == 200
+        assert [each["status"] for each in opened] == [201] * 2
+        assert lost["type"] == "urn:slipway:session-ended"
+        assert "another user or key" in lost["detail"]
+
+
+async def test_attacker_with_all_sessions_leaves_some_to_others() -> None:
+    async with serve_everybody(sessions=3) as api:
+        held = [await open_session(api, ATTACKER) for _ in range(4)]
+
+        opened = await open_session(api, VICTIM)
+
+        assert [each["status"] for each in held] == [201] * 3 + [429]
+        assert opened["status"] == 201
+        assert len(api.launcher.machines) <= 4

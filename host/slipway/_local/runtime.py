@@ -285,9 +285,9 @@ class AsyncRuntime:
         await self._supply.close()
 
     @property
-    def queue(self) -> Holdings:
-        """Waiting runs and sessions, by share."""
-        return self._admission.queue
+    def shared(self) -> Mapping[str, Holdings]:
+        """What users share: machines of runs and sessions, and places in the queue."""
+        return {"machines": self._admission.machines, "queue": self._admission.queue}
 
     @property
     def idle(self) -> int:

@@ -64,6 +64,11 @@ class LocalSession(AsyncSession):
         """The state: opening, open, lost or ended; see :attr:`AsyncSession.state`."""
         return self._state.name
 
+    @property
+    def is_idle(self) -> bool:
+        """True while the session is open and has neither runs nor forks under way."""
+        return self.state == "open" and not self._executions and not self._forks
+
     # --- Life -------------------------------------------------------------------------------
 
     async def open(self) -> None:
@@ -205,6 +210,8 @@ class LocalSession(AsyncSession):
         """Take back the guest after a run; lose the session if the run has not ended."""
         if not guest.idle:
             await self._lose("its machine failed during a run, or did not end the run in time")
+        elif self.state == "open" and self._slot.is_wanted:
+            self.give_way()
 
     # --- Forks ------------------------------------------------------------------------------
 
@@ -284,15 +291,25 @@ class LocalSession(AsyncSession):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.state == "open" and not self._executions and not self._forks:
+        if self.is_idle:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._spec.idle_seconds, self._expire)
+        self._slot.set_idle(self.give_way if self.is_idle else None)
 
     def _expire(self) -> None:
         """End a session that has neither runs nor forks: close() would have none to cancel."""
-        assert self._life is not None
         message = f"the session has ended: it had no run for {self._spec.idle_seconds:g} s"
-        hint = "Open another, with a longer idle time (idle_seconds)."
+        self._end(message, "Open another, with a longer idle time (idle_seconds).")
+
+    def give_way(self) -> None:
+        """End a session between two runs, for another share. Runs in its queue fail."""
+        message = (
+            "the session has ended: another user or key, with fewer machines, needed its machine"
+        )
+        self._end(message, "Open another; it opens when there is room.")
+
+    def _end(self, message: str, hint: str) -> None:
+        assert self._life is not None
         self._set_closed(Closed("ended", HostError, message, hint))
         self._life.cancel()
 

@@ -198,6 +198,18 @@ class Slot:
         if ticket.refusal is not None:
             raise ticket.refusal
 
+    def set_idle(self, give_way: Callable[[], None] | None) -> None:
+        """Let ``give_way`` be called when another share needs the machine; None: never."""
+        if self._ticket is not None:
+            assert self._context.admission is not None
+            self._context.admission.set_idle(self._ticket, give_way)
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if another share waits for the machine, and has to be let in between two runs."""
+        admission, ticket = self._context.admission, self._ticket
+        return admission is not None and ticket is not None and admission.is_wanted(ticket)
+
     def leave(self) -> None:
         """Leave the admission; may be called again."""
         self._check = None  # it may hold the input files of a job

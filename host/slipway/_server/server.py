@@ -87,7 +87,7 @@ class Server:
                     "body_bytes": bodies.holdings,
                     "kept_runs": runs.ended,
                     "kept_bytes": runs.kept,
-                    "queue": self._runtime.queue,
+                    **self._runtime.shared,
                 },
             )
             service = Service(

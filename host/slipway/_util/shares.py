@@ -52,6 +52,10 @@ class Holdings:
         """Return the amount that ``share`` holds."""
         return self._by_share.get(share, 0)
 
+    def list_shares(self) -> list[tuple[Share, int]]:
+        """Return all shares that hold something, each with its amount."""
+        return list(self._by_share.items())
+
     def has_room(self, share: Share, amount: int = 1) -> bool:
         """Tell if ``share`` may take ``amount`` without taking anything from others."""
         free = self.bound - self.total - amount

@@ -170,7 +170,7 @@ async def _answer_kept(
     """Keep the session that ``opener`` opens, and answer with its record."""
     service = get_service(request)
     sessions = service.sessions
-    policy = SessionPolicy(_choose_id(request), get_peer(request), idle)
+    policy = SessionPolicy(_choose_id(request), get_peer(request), idle, read_share(request))
     try:
         kept = await run_while_connected(request.receive, sessions.keep(policy, opener))
     except SlipwayError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from slipway._server.problems import Problem, Refusal
 from slipway._util.errors import Busy, SlipwayError
+from slipway._util.shares import Holdings
 from slipway._wire.ports import encode_ports
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from slipway._local.session import LocalSession
     from slipway._model.run_request import RunRequest
     from slipway._server.peers import AllowList, Peer
+    from slipway._util.shares import Share
 
 _T = TypeVar("_T")
 
@@ -30,11 +32,15 @@ ENDED_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """Id and owner of a session, and its idle time in seconds, as its client has chosen them."""
+    """Id and owner of a session, and its idle time in seconds, as its client has chosen them.
+
+    ``share`` has the owner and the client's key.
+    """
 
     id: str
     owner: Peer
     idle: float
+    share: Share
 
 
 class KeptSession:
@@ -51,6 +57,7 @@ class KeptSession:
         self.id = policy.id
         self.session = session
         self.owner = policy.owner.uid
+        self.share = policy.share
         self.idle = policy.idle
         self.created = time.time()
         self.runs = 0
@@ -107,14 +114,15 @@ class KeptSessions:
     """Table of sessions.
 
     An open session holds its slot among the runs, so that the bounds of runs also bound sessions.
-    ``most`` is a lower bound, which leaves room for runs with their own machines.
+    ``most`` is a lower bound, which leaves room for runs with their own machines. At this bound an
+    idle session of the share that has most gives way (:mod:`slipway._util.shares`).
     """
 
     def __init__(self, allowed: AllowList, most: int | None = None) -> None:
         self._allowed = allowed
         self._most = most
-        # Ids of sessions that are not open yet.
-        self._opening: set[str] = set()
+        # Sessions that are not open yet, by id.
+        self._opening: dict[str, Share] = {}
         self._sessions: dict[str, KeptSession] = {}
         self._clock = asyncio.get_running_loop().time
 
@@ -135,19 +143,34 @@ class KeptSessions:
         self._sweep()
         if policy.id in self._sessions or policy.id in self._opening:
             raise Refusal(Problem(409, "conflict", "a session has this id", "Use another id."))
-        if self._most is not None and len(self) + len(self._opening) >= self._most:
+        if not self._make_room(policy.share):
             raise Busy(
                 f"the server's {self._most} sessions are all open or being opened",
                 "Close a session that is no longer used: DELETE /v1/sessions/{id}",
                 10.0,
             )
-        self._opening.add(policy.id)
+        self._opening[policy.id] = policy.share
         try:
             session = await opener()
         finally:
-            self._opening.discard(policy.id)
+            del self._opening[policy.id]
         kept = self._sessions[policy.id] = KeptSession(session, policy)
         return kept
+
+    def _make_room(self, share: Share) -> bool:
+        """Have an idle session give way to a new one, if necessary; False if there is none."""
+        if self._most is None or len(self) + len(self._opening) < self._most:
+            return True
+        held = Holdings(self._most)
+        open_ones = [kept for kept in self._sessions.values() if kept.is_open]
+        for each in (*self._opening.values(), *(kept.share for kept in open_ones)):
+            held.add(each)
+        for giver in held.list_givers(share):
+            for kept in open_ones:
+                if kept.share == giver and kept.session.is_idle:
+                    kept.session.give_way()
+                    return True
+        return False
 
     async def remove(self, kept: KeptSession) -> None:
         """End a session and its runs, wait until nothing is left, and forget the session.
