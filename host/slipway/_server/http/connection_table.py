@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Activity(enum.IntEnum):
-    """What a connection does, in the order in which connections give way."""
+    """Activity of a connection; the lowest gives way first."""
 
     IDLE = 0
     SENDS_REQUEST = 1

@@ -184,7 +184,7 @@ class _LoadCollector(Collector):
 
 
 class _ShareCollector(Collector):
-    """What users share, and how often a user gave way to another."""
+    """Gauges of the things that users share, and counts of how often one gave way to another."""
 
     def __init__(self, shared: Mapping[str, Holdings]) -> None:
         self._shared = shared
