@@ -155,7 +155,11 @@ class KeptRuns:
         It is the oldest of the share that has most; a run that a client reads now is the last.
         """
         for giver in full.list_givers(taker):
-            runs = [run for run in self._sizes if run.policy.share == giver]
+            runs = (
+                run
+                for run, size in self._sizes.items()
+                if run.policy.share == giver and (size or full is self.ended)
+            )
             return min(runs, key=lambda run: run.connected)
         return None
 
