@@ -30,6 +30,10 @@ class ImageCorrupted(ImageError):
     """Bytes in the store, or of a package, do not match their digest."""
 
 
+class UntrustedFile(ImageError):
+    """A file of the store is a link or no plain file, of another user, or writable by others."""
+
+
 class BuildFailed(ImageError):
     """An image cannot be built: no apt, no network, disk full, unknown package."""
 

@@ -135,8 +135,8 @@ def _forget_former(store: ImageStore, architecture: str, key: str) -> None:
     before = time.time() - FORMER_SECONDS
     for path in (store.root / "refs" / f"archive-{KIND}").glob(f"{architecture}-*"):
         with suppress(FileNotFoundError):
-            if path.name != key and path.stat().st_mtime < before:
-                path.unlink()
+            if path.name != key and path.lstat().st_mtime < before:
+                store.tree.remove_file(path)
 
 
 def assemble_tree(

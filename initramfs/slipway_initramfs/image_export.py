@@ -87,7 +87,7 @@ def export_image(
 def _open_blob(blob: Blob) -> BinaryIO:
     blob.quick_check()
     try:
-        return blob.path.open("rb")
+        return blob.open()
     except OSError as error:
         raise ImageCorrupted(
             f"cannot read {blob.path.name[:16]} in the store: {error.strerror}"

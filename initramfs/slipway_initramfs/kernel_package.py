@@ -70,7 +70,8 @@ def pack_kernel(kernel: Kernel) -> dict[str, bytes]:
     kernel.verify()
     record: dict[str, Any] = kernel.manifest
     # One thread and one format: the same bytes each time.
-    packed = lzma.compress(kernel.path.read_bytes(), preset=9 | lzma.PRESET_EXTREME)
+    with kernel.image.open() as file:
+        packed = lzma.compress(file.read(), preset=9 | lzma.PRESET_EXTREME)
     return {IMAGE: packed, RECORD: manifests.encode_manifest("kernel", record)}
 
 

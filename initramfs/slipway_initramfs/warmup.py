@@ -65,7 +65,7 @@ def warm_up(
         data = warmer(image, warm_up)
         blob = store.put_blob(lambda file: file.write(data))
     spool = Spool(store.temporary)
-    with blob.path.open("rb") as file:
+    with blob.open() as file:
         spool.fill(file, limit=blob.size, what=OUTPUT)
     try:
         apply_layer(tree, spool, "oci")

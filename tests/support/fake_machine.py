@@ -37,6 +37,7 @@ from slipway._util.errors import HostError, InputError
 from slipway.machine.console import Console
 from slipway.machine.model import PortKind, Snapshot, Template, Transport
 from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.store.records import Archive, Blob, Image, Kernel
 from support.fake_agent import FakeAgent
@@ -59,7 +60,7 @@ OVERHEAD = 128 * MIB
 """What a machine takes beside its guest's memory, in bytes."""
 IDLE_MEMORY = 96 * MIB
 """What a clone that waits has at most, in bytes."""
-_BLOB = Blob(Path("/nonexistent"), "0" * 64, 0)
+_BLOB = Blob(Path("/nonexistent"), "0" * 64, 0, TrustedTree(Path("/")))
 
 
 @dataclass(frozen=True, slots=True)

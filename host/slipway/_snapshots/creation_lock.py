@@ -40,7 +40,7 @@ async def hold_creation(
     clock = asyncio.get_running_loop().time
     deadline = clock() + WAIT_SECONDS
     while True:
-        with translated_image_errors(), locks.try_hold(path) as held:
+        with translated_image_errors(), locks.try_hold(store.tree, path) as held:
             if held:
                 yield waited
                 return
@@ -63,7 +63,8 @@ def is_being_created(store: ImageStore, key: SnapshotKey) -> bool:
     """
     from slipway_initramfs.disk import locks
 
-    with translated_image_errors(), locks.try_hold(_prepare_lock(store, key)) as held:
+    path = _prepare_lock(store, key)
+    with translated_image_errors(), locks.try_hold(store.tree, path) as held:
         return not held
 
 

@@ -13,12 +13,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from slipway_initramfs.errors import UntrustedFile
+
 if TYPE_CHECKING:
     from slipway._snapshots.stored_snapshot import StoredSnapshot
 
 # Seconds after which a further use is noted.
 _NOTE_SECONDS = 60.0
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class SnapshotLease:
@@ -33,8 +34,8 @@ class SnapshotLease:
         self._descriptor = -1
         self._noted_at = 0.0
         self.note_use()
-        with suppress(OSError):
-            self._descriptor = os.open(stored.memory.path, os.O_RDONLY | _FLAGS)
+        with suppress(OSError, UntrustedFile):
+            self._descriptor = stored.memory.tree.open_file(stored.memory.path)
             # An evicting process holds its lock for a moment only, and a lost lease does no harm.
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -69,10 +70,10 @@ def is_leased(stored: StoredSnapshot) -> bool:
 
     try:
         # For writing: NFS locks nothing exclusively that is open for reading only (flock(2)).
-        descriptor = os.open(stored.memory.path, os.O_RDWR | _FLAGS)
+        descriptor = stored.memory.tree.open_file(stored.memory.path, os.O_RDWR)
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, UntrustedFile):
         return True
     try:
         return not locks.try_lock_exclusive(descriptor)

@@ -11,7 +11,6 @@ Each run looks for a snapshot: modules that only writers need are imported by th
 from __future__ import annotations
 
 import os
-import stat
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import fields
@@ -24,7 +23,7 @@ from slipway._snapshots.stored_snapshot import StoredSnapshot
 from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine.model import PortKind, Snapshot
-from slipway_initramfs.errors import ImageCorrupted
+from slipway_initramfs.errors import ImageCorrupted, UntrustedFile
 from slipway_initramfs.errors import ImageError as BuildError
 from slipway_initramfs.store import manifests
 
@@ -96,9 +95,13 @@ class SnapshotStore:
         return [stored for name in names if (stored := self._find(name)) is not None]
 
     def _find(self, name: str) -> StoredSnapshot | None:
-        with suppress(BuildError):
+        try:
             if (record := self._images.reference(KIND, name)) is not None:
                 return self._parse(name, record)
+        except UntrustedFile as error:
+            raise ImageError(error.message, error.hint) from error
+        except BuildError:
+            pass
         return None
 
     def _parse(self, name: str, record: str) -> StoredSnapshot:
@@ -136,7 +139,7 @@ class SnapshotStore:
             or made > _LATEST
         ):
             raise ImageCorrupted("a snapshot in the store contradicts itself")
-        disk = _get_disk_bytes(memory.path) + _get_disk_bytes(state.path)
+        disk = _get_disk_bytes(memory) + _get_disk_bytes(state)
         reference = self.root / "refs" / KIND / name
         used = _get_change_time(reference, made)
         return StoredSnapshot(key, memory, state, made, used, disk, record, reference)
@@ -161,14 +164,13 @@ class SnapshotStore:
             descriptors = []
             for blob in (stored.memory, stored.state):
                 try:
-                    # O_NONBLOCK: a FIFO in place of the file would block.
-                    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-                    descriptors.append(os.open(blob.path, flags))
+                    with translated_image_errors():
+                        descriptors.append(self._images.tree.open_file(blob.path))
                 except OSError as error:
                     self._discard(stored, f"has lost a file: {error.strerror}")
                 opened.callback(os.close, descriptors[-1])
                 found = os.fstat(descriptors[-1])
-                if not stat.S_ISREG(found.st_mode) or found.st_size != blob.size:
+                if found.st_size != blob.size:
                     self._discard(stored, f"has {found.st_size} bytes instead of {blob.size}")
             opened.pop_all()
         return _build_snapshot(stored.key, *descriptors)
@@ -184,9 +186,13 @@ class SnapshotStore:
 
         pairs = ((stored.memory, snapshot.memory), (stored.state, snapshot.state))
         for blob, descriptor in pairs:
-            file = VerifiedFile(descriptor, self._images.root / "verified" / blob.digest)
-            if not file.is_verified:
-                self._check(stored, blob, descriptor)
+            memo = self._images.root / "verified" / blob.digest
+            file = VerifiedFile(descriptor, self._images.tree, memo)
+            with translated_image_errors():
+                if file.is_verified:
+                    continue
+            self._check(stored, blob, descriptor)
+            with translated_image_errors():
                 file.remember()
 
     def load(self, stored: StoredSnapshot) -> Snapshot:
@@ -325,7 +331,7 @@ class SnapshotStore:
         name = stored.key.name
         with suppress(BuildError, OSError):
             if self._images.reference(KIND, name) == stored.record:
-                (self._images.root / "refs" / KIND / name).unlink(missing_ok=True)
+                self._images.tree.remove_file(self._images.root / "refs" / KIND / name)
 
     def _discard(self, stored: StoredSnapshot, why: str) -> NoReturn:
         self._forget(stored)
@@ -354,14 +360,14 @@ def _find_port(text: str) -> PortKind:
 def _get_change_time(path: Path, default: int) -> int:
     """Return the time of a file's last change in seconds since 1970, or ``default``."""
     try:
-        return min(max(int(path.stat().st_mtime), 0), _LATEST)
+        return min(max(int(path.lstat().st_mtime), 0), _LATEST)
     except OSError:
         return default
 
 
-def _get_disk_bytes(path: Path) -> int:
+def _get_disk_bytes(blob: Blob) -> int:
     """Return the bytes that a file takes on its disk; 0 if it is lost."""
     try:
-        return path.stat().st_blocks * 512
+        return blob.tree.examine_file(blob.path).st_blocks * 512
     except OSError:
         return 0

@@ -10,27 +10,34 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slipway_initramfs.disk.trusted_tree import TrustedTree
 
 # Nanoseconds after which each write gives a file a new time: some file systems count in 2 s.
 _SETTLED = 2_000_000_000
-# O_NONBLOCK: a FIFO in place of the file would block.
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class VerifiedFile:
-    """Open file and its memo, a file named ``memo``; to be created before the file is read."""
+    """Open file and its memo, the file ``memo`` in ``tree``; to be created before a read."""
 
-    def __init__(self, descriptor: int, memo: Path) -> None:
+    def __init__(self, descriptor: int, tree: TrustedTree, memo: Path) -> None:
+        self._tree = tree
         self._memo = memo
         self._note = _describe_file(descriptor)
 
     @property
     def is_verified(self) -> bool:
-        """True if the file has not changed since it was verified in this boot of the host."""
+        """True if the file has not changed since it was verified in this boot of the host.
+
+        Raises:
+            UntrustedFile: of :mod:`slipway_initramfs.errors`; others can change the memo.
+        """
         if not self._note:
             return False
         try:
-            memo = os.open(self._memo, os.O_RDONLY | _FLAGS)
+            memo = self._tree.open_file(self._memo)
             try:
                 return os.read(memo, len(self._note) + 1) == self._note
             finally:
@@ -43,8 +50,8 @@ class VerifiedFile:
         if self._note:
             # One short write: a reader sees all of it or nothing.
             with suppress(OSError):
-                self._memo.parent.mkdir(exist_ok=True)
-                memo = os.open(self._memo, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o666)
+                self._tree.make_directory(self._memo.parent)
+                memo = self._tree.open_file(self._memo, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 try:
                     os.write(memo, self._note)
                 finally:

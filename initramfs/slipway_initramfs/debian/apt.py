@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from slipway_initramfs.child_process import CompletedProgram, Hung, Supervision, run_program
 from slipway_initramfs.debian.mirrors import FALLBACK, RELEASE, read_sources
 from slipway_initramfs.disk import space
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import BuildFailed, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Apt:
     """apt for one architecture, with its state below ``state``; for a single process at a time."""
 
     def __init__(self, state: Path, architecture: str, progress: Callable[[str], None]) -> None:
+        self._tree = TrustedTree(state.parent)
         self._state = state
         self._architecture = architecture
         self._progress = progress
@@ -80,17 +82,24 @@ class Apt:
                 "Install them: apt-get update && apt-get install debian-archive-keyring",
             )
         for name in ("lists/partial", "archives/partial", "partial"):
-            (self._state / name).mkdir(parents=True, exist_ok=True)
+            self._tree.make_directory(self._state / name)
         # Left by an apt that was killed.
         shutil.rmtree(self._state / "tmp", ignore_errors=True)
-        (self._state / "tmp").mkdir()
-        (self._state / "status").touch()
+        self._tree.make_directory(self._state / "tmp")
+        self._write("status", "")
         sources = read_sources(Path("/etc/apt")) or FALLBACK
-        (self._state / "sources.list").write_text(
-            "".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for uri, suite in sources)
+        self._write(
+            "sources.list",
+            "".join(f"deb [signed-by={keyring}] {uri} {suite} main\n" for uri, suite in sources),
         )
-        (self._state / "apt.conf").write_text(self._build_configuration())
+        self._write("apt.conf", self._build_configuration())
         self._ready = True
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._state / name
+        descriptor = self._tree.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
 
     def ask(self, *command: str, purpose: str) -> str:
         """Run an apt program that needs no network and return its output.

@@ -20,6 +20,7 @@ from slipway_initramfs.debian.apt import Apt
 from slipway_initramfs.debian.package_file import read_script, unpack
 from slipway_initramfs.disk import locks, space
 from slipway_initramfs.disk.spool import make_disk_error
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted
 from slipway_initramfs.progress import format_count
 from slipway_initramfs.units import format_mib
@@ -72,6 +73,7 @@ class DebianArchive:
         self.architecture = architecture
         self._progress = progress
         self._directory = directory
+        self._tree = TrustedTree(directory)
         self._downloads = directory / "downloads"
         self._state = directory / architecture
         self._stamp = self._state / "updated"
@@ -177,7 +179,7 @@ class DebianArchive:
         try:
             return unpack(path, package.sha256, spool_directory)
         except ImageCorrupted:
-            path.unlink(missing_ok=True)
+            self._tree.remove_file(path)
             raise
         except FileNotFoundError as error:
             raise BuildFailed(f"the download of {package.name} has disappeared") from error
@@ -194,8 +196,8 @@ class DebianArchive:
     def _lock_state(self) -> Iterator[None]:
         """Lock the state against other processes. A killed process releases its lock."""
         try:
-            self._downloads.mkdir(parents=True, exist_ok=True)
-            with locks.open_lock(self._directory / "lock") as lock:
+            self._tree.make_directory(self._downloads)
+            with locks.open_lock(self._tree, self._directory / "lock") as lock:
                 locks.lock_exclusive(lock)
                 self._apt.prepare()
                 yield

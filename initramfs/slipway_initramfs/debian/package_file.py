@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from slipway_initramfs.compression.decompressors import READERS, DamagedStream
 from slipway_initramfs.disk.spool import Spool
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.tar import members
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
 # Limit on the unpacked size of a package, in bytes.
@@ -45,7 +48,7 @@ def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
         ImageCorrupted: the file has another digest than ``sha256`` (hexadecimal), or is damaged.
         ImageError: the files have more than MAX_UNPACKED bytes.
     """
-    with path.open("rb") as file:
+    with _open(path) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
             raise ImageCorrupted(
@@ -53,6 +56,11 @@ def unpack(path: Path, sha256: str, directory: Path | None = None) -> Spool:
                 "It will be downloaded again at the next build.",
             )
         return read_data(file, path.name, directory)
+
+
+def _open(path: Path) -> BufferedReader:
+    """Open a download, which a link or FIFO is not."""
+    return os.fdopen(TrustedTree(path.parent).open_file(path), "rb")
 
 
 def read_data(file: BinaryIO, name: str, directory: Path | None = None) -> Spool:
@@ -67,7 +75,7 @@ def read_script(path: Path, script: str) -> str:
         ImageCorrupted: the package is damaged.
         ImageError: the archive in the package is invalid.
     """
-    with path.open("rb") as file:
+    with _open(path) as file:
         spool = _read_member(file, "control.tar", path.name, None)
     for member in members.read_members(spool):
         if member.name.removeprefix("./") == script and member.kind == members.FILE:

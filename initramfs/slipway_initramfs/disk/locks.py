@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from slipway_initramfs.disk.trusted_tree import TrustedTree
+
 
 @contextmanager
-def open_lock(path: Path) -> Iterator[int]:
-    """Open a lock file. Closing it releases the lock.
+def open_lock(tree: TrustedTree, path: Path) -> Iterator[int]:
+    """Open a lock file in ``tree``. Closing it releases the lock.
 
     Raises:
         BuildFailed: the file cannot be created.
+        UntrustedFile: another user can change the file, or it is no plain file.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = tree.open_file(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise make_disk_error(error, path.parent) from error
     try:
@@ -32,28 +35,29 @@ def open_lock(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def try_hold(path: Path) -> Iterator[bool]:
+def try_hold(tree: TrustedTree, path: Path) -> Iterator[bool]:
     """Hold the exclusive lock on a file of this name, if it is free; yield whether it is held.
 
     The file may be removed by :func:`remove_unheld` at any time.
 
     Raises:
         BuildFailed: the file cannot be created.
+        UntrustedFile: another user can change the file, or it is no plain file.
     """
-    with open_lock(path) as lock:
+    with open_lock(tree, path) as lock:
         # A file that was removed between open(2) and flock(2) locks nobody out.
         yield try_lock_exclusive(lock) and _is_named(lock, path)
 
 
-def remove_unheld(path: Path) -> None:
-    """Remove a lock file, unless a process holds a lock on it."""
+def remove_unheld(tree: TrustedTree, path: Path) -> None:
+    """Remove a lock file of ``tree``, unless a process holds a lock on it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = tree.open_file(path, os.O_RDWR)
     except FileNotFoundError:
         return
     try:
         if try_lock_exclusive(descriptor):
-            path.unlink(missing_ok=True)
+            tree.remove_file(path)
     finally:
         os.close(descriptor)
 

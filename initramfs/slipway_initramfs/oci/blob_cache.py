@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
 from slipway_initramfs.disk.spool import CHUNK, make_disk_error
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import DiskFull, ImageCorrupted
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ GRACE = 1.0
 
 
 class BlobCache:
-    """Directory of blobs; methods raise ImageError."""
+    """Directory of blobs, which is no link; methods raise ImageError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._tree = TrustedTree(directory.parent)
 
     def fetch(self, descriptor: Descriptor, repository: Repository, transfers: Transfers) -> Path:
         """Return the file of a blob; fetch it from ``repository`` if it is missing.
@@ -115,7 +117,7 @@ class BlobCache:
     def discard(self, descriptor: Descriptor) -> None:
         """Remove a damaged blob."""
         with _translate_disk_errors(self._directory):
-            self._find_path(descriptor).unlink(missing_ok=True)
+            self._tree.remove_file(self._find_path(descriptor))
 
     def _find_path(self, descriptor: Descriptor) -> Path:
         return self._directory / descriptor.digest.removeprefix("sha256:")
@@ -135,13 +137,13 @@ class BlobCache:
                         download.run()
                     except (ImageCorrupted, DiskFull):
                         # A partial blob must not keep the disk full.
-                        partial.unlink(missing_ok=True)
+                        self._tree.remove_file(partial)
                         raise
                     with _translate_disk_errors(self._directory):
                         partial.replace(path)
                 elif _is_current(file, partial):
                     # Created by our open, just after another process had completed the blob.
-                    partial.unlink(missing_ok=True)
+                    self._tree.remove_file(partial)
         transfers(descriptor.label, descriptor.size, descriptor.size)
         return path
 
@@ -149,8 +151,8 @@ class BlobCache:
     def _open_locked(self, partial: Path) -> Iterator[BinaryIO]:
         """Open a file and wait for the lock on it."""
         with _translate_disk_errors(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._tree.make_directory(self._directory)
+            descriptor = self._tree.open_file(partial, os.O_RDWR | os.O_CREAT)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield file
@@ -251,7 +253,7 @@ def _translate_disk_errors(directory: Path) -> Iterator[None]:
 
 def _is_whole(path: Path, descriptor: Descriptor) -> bool:
     try:
-        return path.stat().st_size == descriptor.size
+        return path.lstat().st_size == descriptor.size
     except OSError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.disk import space
 from slipway_initramfs.disk.spool import CHUNK
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.oci.blob_cache import BlobCache
 from slipway_initramfs.oci.layer_unpacking import unpack_layer
@@ -264,7 +266,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         ImageCorrupted: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(TrustedTree(path.parent).open_file(path), "rb") as file:
             while data := file.read(CHUNK):
                 yield data
     except OSError as error:

@@ -57,9 +57,23 @@ def make_directory(store: StoreReader, directory: Path) -> None:
 
     Raises:
         BuildFailed: the directory cannot be created.
+        UntrustedFile: a directory is a link, or another user can change it.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        store.tree.make_directory(directory)
+    except OSError as error:
+        raise make_disk_error(error, store.root) from error
+
+
+def remove_file(store: StoreReader, path: Path) -> None:
+    """Remove a file of the store, if it is there.
+
+    Raises:
+        BuildFailed: the file cannot be removed.
+        UntrustedFile: a directory above is a link, or another user can change it.
+    """
+    try:
+        store.tree.remove_file(path)
     except OSError as error:
         raise make_disk_error(error, store.root) from error
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway_initramfs.disk import build_directories, locks
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import files, manifests
 from slipway_initramfs.store.reader import CHOICE_KIND
 from slipway_initramfs.store.records import SMALL_KERNEL, build_kernel_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from pathlib import Path
 
     from slipway_initramfs.store.reader import StoreReader
     from slipway_initramfs.store.records import Kernel
@@ -36,14 +37,14 @@ def remove_image(store: StoreReader, name: str, architecture: str | None = None)
     with _lock_store(store):
         language = image.language
         key = f"{image.name}-{image.architecture}"
-        (store.root / "refs" / "image" / key).unlink(missing_ok=True)
+        files.remove_file(store, store.root / "refs" / "image" / key)
         was_last = not store.find_architectures(image.name)
         if was_last and store.is_choice(image.name, language):
             # Otherwise the choice would return with the next image of that name.
-            (store.root / "refs" / "default" / language).unlink(missing_ok=True)
+            files.remove_file(store, store.root / "refs" / "default" / language)
         if not any(other.language == language for other in store.images()):
             # The language file of imported images is removed with the last of them.
-            (store.root / "refs" / "language" / language).unlink(missing_ok=True)
+            files.remove_file(store, store.root / "refs" / "language" / language)
         return _collect_orphans(store)
 
 
@@ -56,7 +57,7 @@ def remove_record(store: StoreReader, kind: str, key: str) -> int:
     if key not in store.names(kind):
         raise ImageError(f"unknown {kind} {key!r}", f"See: slipway {kind} list")
     with _lock_store(store):
-        (store.root / "refs" / kind / key).unlink(missing_ok=True)
+        files.remove_file(store, store.root / "refs" / kind / key)
         return _collect_orphans(store)
 
 
@@ -80,9 +81,10 @@ def forget_kernel(store: StoreReader, architecture: str, name: str) -> None:
     chosen = ""
     with suppress(ImageCorrupted):
         chosen = store.kernel_choice(architecture)
-    (store.root / "refs" / "kernel" / build_kernel_key(architecture, name)).unlink(missing_ok=True)
+    key = build_kernel_key(architecture, name)
+    files.remove_file(store, store.root / "refs" / "kernel" / key)
     if chosen == name:
-        (store.root / "refs" / CHOICE_KIND / architecture).unlink(missing_ok=True)
+        files.remove_file(store, store.root / "refs" / CHOICE_KIND / architecture)
 
 
 def prune(store: StoreReader) -> int:
@@ -95,9 +97,7 @@ def prune(store: StoreReader) -> int:
         for kernel in _find_stale_kernels(store):
             forget_kernel(store, kernel.architecture, kernel.name)
         return (
-            swept
-            + _collect_orphans(store)
-            + sum(map(_remove_file, _list_prunable_downloads(store)))
+            swept + _collect_orphans(store) + _remove_files(store, _list_prunable_downloads(store))
         )
 
 
@@ -122,11 +122,7 @@ def find_prunable(
     with _exclude_writers(store):
         stale = {("kernel", kernel.key) for kernel in _find_stale_kernels(store)}
         _, orphans = _find_orphans(store, stale.union(without))
-        left = [
-            Path(e.path)
-            for e in _scan_directory(store.temporary)
-            if e.is_file(follow_symlinks=False)
-        ]
+        left = _list_files(store.tree, store.temporary)
         found = [*orphans, *left, *_list_prunable_downloads(store)]
         return [PrunableFile(path, allocated_bytes(path)) for path in found]
 
@@ -142,9 +138,12 @@ def allocated_bytes(path: Path) -> int:
 
 def list_downloads(store: StoreReader) -> list[Path]:
     """Return downloaded files, complete and partial, which can be fetched again."""
-    places = [store.layers, store.apt / "downloads", *store.apt.glob("*/partial")]
+    # Several stores may share the downloads of one, by a link.
+    apt = TrustedTree(store.apt)
+    places = [store.apt / "downloads", *sorted(store.apt.glob("*/partial"))]
     return [
-        Path(entry.path) for place in places for entry in _scan_directory(place) if entry.is_file()
+        *_list_files(store.tree, store.layers),
+        *(path for place in places for path in _list_files(apt, place)),
     ]
 
 
@@ -160,7 +159,7 @@ def try_tidy(store: StoreReader) -> None:
     Raises:
         ImageError: the store cannot be read.
     """
-    with locks.open_lock(store.root / "lock") as lock:
+    with locks.open_lock(store.tree, store.root / "lock") as lock:
         if locks.try_lock_exclusive(lock):
             tidy(store)
 
@@ -169,7 +168,7 @@ def try_tidy(store: StoreReader) -> None:
 def _lock_store(store: StoreReader) -> Iterator[int]:
     """Lock out builders; yield the number of bytes that killed writers had left."""
     files.make_directory(store, store.temporary)
-    with locks.open_lock(store.root / "lock") as lock:
+    with locks.open_lock(store.tree, store.root / "lock") as lock:
         if not locks.try_lock_exclusive(lock):
             raise _make_busy_error()
         yield _sweep_temporary(store)
@@ -182,7 +181,7 @@ def _exclude_writers(store: StoreReader) -> Iterator[None]:
     if not os.access(path, os.W_OK):
         yield
         return
-    with locks.open_lock(path) as lock:
+    with locks.open_lock(store.tree, path) as lock:
         if not locks.try_lock_exclusive(lock):
             raise _make_busy_error()
         yield
@@ -194,23 +193,19 @@ def _make_busy_error() -> ImageError:
 
 def _sweep_temporary(store: StoreReader) -> int:
     """Remove remains of killed writers. The caller holds the exclusive lock."""
-    for entry in _scan_directory(store.root / "locks"):
-        if entry.is_file(follow_symlinks=False):
-            # Whoever creates a snapshot holds its lock for long, and locks the store only to write.
-            locks.remove_unheld(Path(entry.path))
-    return build_directories.sweep(store.temporary) + sum(
-        _remove_file(Path(entry.path))
-        for entry in _scan_directory(store.temporary)
-        if entry.is_file(follow_symlinks=False)
-    )
+    for path in _list_files(store.tree, store.root / "locks"):
+        # Whoever creates a snapshot holds its lock for long, and locks the store only to write.
+        locks.remove_unheld(store.tree, path)
+    left = _list_files(store.tree, store.temporary)
+    return build_directories.sweep(store.temporary) + _remove_files(store, left)
 
 
 def _collect_orphans(store: StoreReader) -> int:
     """Remove unreferenced manifests, blobs and initrds; return the number of bytes freed."""
     references, orphans = _find_orphans(store)
     for path in references:
-        path.unlink(missing_ok=True)
-    return sum(map(_remove_file, orphans))
+        files.remove_file(store, path)
+    return _remove_files(store, orphans)
 
 
 def _find_stale_kernels(store: StoreReader) -> list[Kernel]:
@@ -229,7 +224,7 @@ def _find_orphans(
     blobs: set[str] = set()
     dead: list[Path] = []
     # Sorted: images come before snapshots, which are useless without them.
-    for kind in sorted(entry.name for entry in _scan_directory(store.root / "refs")):
+    for kind in sorted(_list_directory(store.tree, store.root / "refs")):
         for key in store.names(kind):
             digest = store.reference(kind, key)
             try:
@@ -254,10 +249,10 @@ def _find_orphans(
         "initrds": lambda name: parts.issuperset(name.split("-")),
     }
     orphans = [
-        Path(entry.path)
+        path
         for directory, keep in keepers.items()
-        for entry in _scan_directory(store.root / directory)
-        if entry.is_file(follow_symlinks=False) and not keep(entry.name)
+        for path in _list_files(store.tree, store.root / directory)
+        if not keep(path.name)
     ]
     return dead, orphans
 
@@ -268,16 +263,22 @@ def _list_prunable_downloads(store: StoreReader) -> list[Path]:
     return [path for path in list_downloads(store) if own or path.parent == store.layers]
 
 
-def _remove_file(path: Path) -> int:
-    """Remove a file; return the number of bytes freed."""
-    freed = allocated_bytes(path)
-    path.unlink(missing_ok=True)
+def _remove_files(store: StoreReader, paths: Iterable[Path]) -> int:
+    """Remove files of the store; return the number of bytes freed."""
+    freed = 0
+    for path in paths:
+        freed += allocated_bytes(path)
+        files.remove_file(store, path)
     return freed
 
 
-def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
+def _list_files(tree: TrustedTree, directory: Path) -> list[Path]:
+    """Return the plain files in a directory of the store, without links."""
+    return [directory / name for name in _list_directory(tree, directory, files=True)]
+
+
+def _list_directory(tree: TrustedTree, directory: Path, *, files: bool = False) -> list[str]:
     try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
+        return tree.list_directory(directory, files=files)
+    except OSError as error:
+        raise ImageError(f"cannot read the image store: {error}") from error

@@ -50,12 +50,12 @@ class ImageStore(StoreReader):
 
         for directory in (self.temporary, self.root / "blobs", self.root / "manifests"):
             files.make_directory(self, directory)
-        with locks.open_lock(self.root / "lock") as lock:
+        with locks.open_lock(self.tree, self.root / "lock") as lock:
             if locks.try_lock_exclusive(lock):
                 garbage_collection.tidy(self)
             locks.lock_shared(lock)
             files.make_directory(self, self.root / "locks")
-            with locks.open_lock(self.root / "locks" / name) as own:
+            with locks.open_lock(self.tree, self.root / "locks" / name) as own:
                 if not locks.try_lock_exclusive(own):
                     if progress is not None:
                         progress(f"waiting for another process that is building {name}")
@@ -77,7 +77,7 @@ class ImageStore(StoreReader):
         path = files.write_aside(self, writer)
         with ExitStack() as on_error:
             on_error.callback(path.unlink, missing_ok=True)
-            with path.open("rb") as file:
+            with os.fdopen(self.tree.open_file(path), "rb") as file:
                 if digest_of is not None:
                     digest = digest_of(file.fileno())
                 else:
@@ -86,7 +86,7 @@ class ImageStore(StoreReader):
             target = self.root / "blobs" / digest
             files.publish(self, path, target)
             on_error.pop_all()
-        return Blob(target, digest, size)
+        return Blob(target, digest, size, self.tree)
 
     def put_record(self, kind: str, key: str, manifest: dict[str, Any]) -> str:
         """Store a manifest as ``key``; return its digest. Call within ``building``."""
@@ -132,6 +132,8 @@ class ImageStore(StoreReader):
         Raises:
             ImageError: the image is unknown, or the name invalid.
         """
+        from slipway_initramfs.store import files
+
         language, _, version = name.partition("@")
         if not manifests.is_key(language):
             raise ImageError(f"invalid name in the store: {language[:80]!r}")
@@ -141,7 +143,7 @@ class ImageStore(StoreReader):
             if version:
                 self.put_record("default", language, {"image": name})
             else:
-                (self.root / "refs" / "default" / language).unlink(missing_ok=True)
+                files.remove_file(self, self.root / "refs" / "default" / language)
         return language
 
     def choose_kernel(self, name: str, architecture: str) -> None:

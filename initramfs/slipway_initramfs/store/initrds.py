@@ -42,10 +42,10 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
     target = _build_path(store, image, kernel, agent)
     parts = [agent, *((kernel.modules_archive,) if kernel else ()), image.root_archive]
     with suppress(OSError):
-        size = sum(part.stat().st_size for part in parts)
-        if target.stat().st_size == size:
+        size = sum(store.tree.examine_file(part).st_size for part in parts)
+        if store.tree.examine_file(target).st_size == size:
             with suppress(OSError):  # the store may belong to another user, and be read-only
-                os.utime(target)
+                os.utime(target, follow_symlinks=False)
             return target
     from slipway_initramfs.store import files
 
@@ -55,9 +55,9 @@ def find_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
         if kernel is not None:
             kernel.quick_check()
         files.make_directory(store, target.parent)
-        aside = files.write_aside(store, lambda file: _concatenate_parts(parts, file))
+        aside = files.write_aside(store, lambda file: _concatenate_parts(store, parts, file))
         files.publish(store, aside, target)
-        _forget_others(target)
+        _forget_others(store, target)
     return target
 
 
@@ -72,9 +72,11 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
     """
     import hashlib
 
+    from slipway_initramfs.store import files
+
     path = _build_path(store, image, kernel, agent.path)
     try:
-        opened = path.open("rb")
+        opened = os.fdopen(store.tree.open_file(path), "rb")
     except OSError as error:
         # The image may have been replaced and collected with its initrds.
         raise ImageCorrupted(
@@ -87,7 +89,7 @@ def verify_initrd(store: ImageStore, image: Image, kernel: Kernel | None, agent:
                 digest.update(data)
                 left -= len(data)
             if digest.hexdigest() != part.digest:
-                path.unlink(missing_ok=True)
+                files.remove_file(store, path)
                 raise ImageCorrupted(
                     f"the initrd of the image {image.name!r} is damaged",
                     f"Build it again: slipway image build {image.name}",
@@ -100,19 +102,19 @@ def _build_path(store: ImageStore, image: Image, kernel: Kernel | None, agent: P
     return store.root / "initrds" / "-".join(part[:32] for part in parts)
 
 
-def _forget_others(target: Path) -> None:
+def _forget_others(store: ImageStore, target: Path) -> None:
     """Remove unused initrds of the same root with other agents or kernels."""
     oldest = time.time() - MAX_AGE
     for path in target.parent.glob(f"{target.name[:32]}-*"):
         with suppress(FileNotFoundError):
-            if path != target and path.stat().st_mtime < oldest:
-                path.unlink()
+            if path != target and path.lstat().st_mtime < oldest:
+                store.tree.remove_file(path)
 
 
-def _concatenate_parts(parts: list[Path], output: BinaryIO) -> None:
+def _concatenate_parts(store: ImageStore, parts: list[Path], output: BinaryIO) -> None:
     output.flush()
     for part in parts:
-        with part.open("rb") as source:
+        with os.fdopen(store.tree.open_file(part), "rb") as source:
             left = os.fstat(source.fileno()).st_size
             while left:
                 moved = os.sendfile(output.fileno(), source.fileno(), None, left)

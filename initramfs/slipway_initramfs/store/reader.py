@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import manifests
 from slipway_initramfs.store.records import (
@@ -46,6 +47,7 @@ class StoreReader:
         self.temporary = self.root / "tmp"
         self.apt = self.root / "apt"
         self.layers = self.root / "layers"
+        self.tree = TrustedTree(self.root)
 
     def image(self, name: str, architecture: str | None = None) -> Image | None:
         """Return the image with this name, or with a digest that begins with ``name``.
@@ -110,7 +112,8 @@ class StoreReader:
         The time is not in the manifest: equal images have equal digests.
         """
         try:
-            made = (self.root / "manifests" / f"{image.digest}.json").stat().st_mtime
+            path = self.root / "manifests" / f"{image.digest}.json"
+            made = self.tree.examine_file(path).st_mtime
         except OSError as error:
             raise ImageCorrupted(
                 f"the image {image.name!r} is missing in the store: {error}"
@@ -120,9 +123,7 @@ class StoreReader:
     def names(self, kind: str) -> list[str]:
         """Return the names of all records of a kind, sorted."""
         try:
-            found = [entry.name for entry in os.scandir(self.root / "refs" / kind)]
-        except FileNotFoundError:
-            return []
+            found = self.tree.list_directory(self.root / "refs" / kind)
         except OSError as error:
             raise self._make_read_error(error) from error
         # Network file systems may add files of their own.
@@ -217,8 +218,11 @@ class StoreReader:
         if not manifests.is_key(key):
             raise ImageError(f"invalid name in the store: {key!r}")
         try:
-            with (self.root / "refs" / kind / key).open("rb") as file:
-                digest = file.read(65).decode("latin-1").strip()
+            file = self.tree.open_file(self.root / "refs" / kind / key)
+            try:
+                digest = os.read(file, 65).decode("latin-1").strip()
+            finally:
+                os.close(file)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -232,9 +236,10 @@ class StoreReader:
             ImageCorrupted: the manifest is missing or damaged.
         """
         try:
-            with (self.root / "manifests" / f"{digest}.json").open("rb") as file:
+            descriptor = self.tree.open_file(self.root / "manifests" / f"{digest}.json")
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
                 # Not MAX_MANIFEST + 1 bytes of every file: memory for them has to be mapped first.
-                size = min(os.fstat(file.fileno()).st_size, manifests.MAX_MANIFEST)
+                size = min(os.fstat(descriptor).st_size, manifests.MAX_MANIFEST)
                 return manifests.parse_manifest(file.read(size + 1), kind)
         except OSError as error:
             raise ImageCorrupted(
@@ -249,7 +254,7 @@ class StoreReader:
         """
         if not manifests.is_digest(digest):
             raise ImageCorrupted(f"invalid digest of a blob in the store: {digest[:64]!r}")
-        return Blob(self.root / "blobs" / digest, digest, size)
+        return Blob(self.root / "blobs" / digest, digest, size, self.tree)
 
     def _load_image(self, digest: str) -> Image:
         return self.image_of(self.manifest("image", digest), digest)

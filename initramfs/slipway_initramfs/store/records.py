@@ -6,14 +6,18 @@ run imports this module: its own imports are fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slipway_initramfs.errors import ImageCorrupted
 from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
+
+    from slipway_initramfs.disk.trusted_tree import TrustedTree
 
 # Increased whenever the same recipe and packages give another image than before.
 BUILDER = 6
@@ -53,15 +57,17 @@ class Blob:
     path: Path
     digest: str
     size: int
+    tree: TrustedTree = field(compare=False, repr=False)
 
     def quick_check(self) -> None:
         """Check that the file exists and has the stated length.
 
         Raises:
             ImageCorrupted: the file is missing or of another length.
+            UntrustedFile: another user can change the file, or it is no plain file.
         """
         try:
-            found = self.path.stat().st_size
+            found = self.tree.examine_file(self.path).st_size
         except OSError as error:
             raise ImageCorrupted(
                 f"{self.path.name[:16]} is missing in the store: {error}"
@@ -71,16 +77,26 @@ class Blob:
                 f"{self.path.name[:16]} in the store has {found} bytes instead of {self.size}"
             )
 
+    def open(self) -> BufferedReader:
+        """Open the file for reading; the caller closes it.
+
+        Raises:
+            UntrustedFile: another user can change the file, or it is no plain file.
+            OSError: the file cannot be opened.
+        """
+        return os.fdopen(self.tree.open_file(self.path), "rb")
+
     def verify(self) -> None:
         """Check the whole file against its digest.
 
         Raises:
             ImageCorrupted: the file is missing or damaged.
+            UntrustedFile: another user can change the file, or it is no plain file.
         """
         import hashlib
 
         self.quick_check()
-        with self.path.open("rb") as file:
+        with self.open() as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self.digest:
             raise ImageCorrupted(f"{self.path.name[:16]} in the store has the digest {found[:16]}")

@@ -18,13 +18,14 @@ from slipway._run.sizing import check_room, choose_machine_memory
 from slipway._snapshots.key import SnapshotKey
 from slipway._util.units import MIB
 from slipway_agent import guest_system
+from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.records import LOW_MEMORY, Blob, Image
 
 if TYPE_CHECKING:
     from slipway_initramfs.languages.language import Language
 
-BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB)
+BLOB = Blob(Path("/nonexistent"), "0" * 64, 20 * MIB, TrustedTree(Path("/")))
 IMAGE = Image("toy", "amd64", "0" * 64, BLOB, {"memory": 0, "workload": 64 * MIB})
 DEFAULT = IMAGE.default_memory
 

@@ -176,5 +176,5 @@ async def test_store_that_cannot_be_read_is_told(
     (ground.store.root / "refs").mkdir(parents=True)
     (ground.store.root / "refs" / "snapshot").write_text("a file")
 
-    with pytest.raises(HostError, match="cannot read the image store"):
+    with pytest.raises(HostError, match="cannot trust the image store"):
         await ground.launch(ground.launcher(templates=False, pool=False))

@@ -28,10 +28,13 @@ from slipway._util.errors import HostError, ImageError
 from slipway._util.units import MIB
 from slipway.machine import memory_files
 from slipway.machine.model import PortKind, Snapshot
+from slipway_initramfs.disk.trusted_tree import TrustedTree
+from slipway_initramfs.errors import UntrustedFile
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.image_store import ImageStore
 from support.stores import names, put_agent, put_image, put_kernel
+from support.untrusted_files import OF_FILES
 from support.waiting import LIMIT, block_until, read_until
 
 if TYPE_CHECKING:
@@ -354,25 +357,39 @@ def test_other_length_is_found_and_the_snapshot_forgotten(
 
 
 @pytest.mark.parametrize("part", ["memory", "state"])
-@pytest.mark.parametrize("instead", ["nothing", "fifo", "link", "directory"])
 def test_lost_file_is_found_and_the_snapshot_forgotten(
-    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot, part: str, instead: str
+    images: ImageStore, key: SnapshotKey, saved_snapshot: StoredSnapshot, part: str
 ) -> None:
     store = SnapshotStore(images)
-    path = getattr(saved_snapshot, part).path
-    path.rename(path.with_name("elsewhere"))
-    match instead:
-        case "fifo":
-            os.mkfifo(path)
-        case "link":
-            path.symlink_to(path.with_name("elsewhere"))
-        case "directory":
-            path.mkdir()
+    getattr(saved_snapshot, part).path.unlink()
 
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match="has lost a file"):
         store.open(saved_snapshot)
 
     assert store.find(key) is None
+
+
+@pytest.mark.parametrize("part", ["memory", "state", "reference"])
+@pytest.mark.parametrize("harm", OF_FILES)
+def test_file_that_others_decide_on_is_refused(
+    images: ImageStore,
+    key: SnapshotKey,
+    saved_snapshot: StoredSnapshot,
+    part: str,
+    harm: Callable[[Path], str],
+) -> None:
+    store = SnapshotStore(images)
+    reference = saved_snapshot.reference
+    said = harm(reference if part == "reference" else getattr(saved_snapshot, part).path)
+
+    if part != "reference":
+        with pytest.raises(ImageError) as caught:
+            store.open(saved_snapshot)
+        assert said in caught.value.message
+    with pytest.raises(ImageError) as caught:
+        store.find(key)
+    assert said in caught.value.message
+    assert os.path.lexists(reference)
 
 
 def test_damaged_snapshot_is_whole_when_it_is_saved_again(
@@ -719,12 +736,16 @@ def checked_file(tmp_path: Path) -> Path:
 
 def is_verified(path: Path) -> bool:
     with path.open("rb") as file:
-        return VerifiedFile(file.fileno(), path.parent / "verified" / "memo").is_verified
+        return VerifiedFile(
+            file.fileno(), TrustedTree(path.parent), path.parent / "verified" / "memo"
+        ).is_verified
 
 
 def remember(path: Path) -> None:
     with path.open("rb") as file:
-        VerifiedFile(file.fileno(), path.parent / "verified" / "memo").remember()
+        VerifiedFile(
+            file.fileno(), TrustedTree(path.parent), path.parent / "verified" / "memo"
+        ).remember()
 
 
 def rewrite(path: Path) -> None:
@@ -771,18 +792,17 @@ def test_other_memo_says_nothing(checked_file: Path, change: Callable[[bytes], b
 
 
 @pytest.mark.usefixtures("settled_files")
-@pytest.mark.parametrize("obstacle", [os.mkfifo, os.mkdir, lambda memo: memo.symlink_to("other")])
-def test_what_is_no_memo_is_neither_waited_for_nor_followed(
-    checked_file: Path, obstacle: Callable[[Path], None]
+@pytest.mark.parametrize("harm", OF_FILES)
+def test_memo_that_others_decide_on_is_refused(
+    checked_file: Path, harm: Callable[[Path], str]
 ) -> None:
-    (checked_file.parent / "verified").mkdir()
-    memo = checked_file.parent / "verified" / "memo"
-    obstacle(memo)
-
     remember(checked_file)
+    said = harm(checked_file.parent / "verified" / "memo")
 
-    assert not is_verified(checked_file)
-    assert not memo.is_file()
+    for action in (remember, is_verified):
+        with pytest.raises(UntrustedFile) as caught:
+            action(checked_file)
+        assert said in caught.value.message
 
 
 def test_file_that_was_just_written_is_not_remembered(checked_file: Path) -> None:

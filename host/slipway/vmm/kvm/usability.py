@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from slipway._util.errors import HostError
+from slipway._util.errors import HostError, ImageError
 from slipway._util.once_per_boot import measure_once_per_boot
 from slipway._util.units import format_size
 from slipway.vmm.kvm import abi
@@ -66,6 +66,9 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
     """Return if KVM is usable, and the reason in a few words.
 
     The directory ``state`` keeps the measured time until the next boot of the host.
+
+    Raises:
+        ImageError: another user can change the kept time, or it is no plain file.
     """
     if mmap.PAGESIZE != _PAGE_SIZE:
         return False, f"this host has pages of {format_size(mmap.PAGESIZE)}, and 4 KiB are needed"
@@ -79,6 +82,8 @@ def examine(state: Path | None = None) -> tuple[bool, str]:
             picoseconds = time_guest_loop()
         else:
             picoseconds = measure_once_per_boot(state / "kvm-loop-ps", time_guest_loop)
+    except ImageError:
+        raise
     except HostError as error:
         return False, error.message
     nanoseconds = picoseconds / 1000
