@@ -500,7 +500,7 @@ def test_full_disk_is_told_and_no_snapshot_is_left(
 ) -> None:
     where = ("--store", store.root, "--machine", "qemu")
     blobs = names(store.root / "blobs")
-    mount = f'mount -t tmpfs -o size=20m none {store.temporary} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=20m,mode=755 none {store.temporary} && exec "$@"'
     namespaces = "-m" if os.geteuid() == 0 else "-Urm"
     commands.prefix = ("unshare", namespaces, "sh", "-c", mount, "sh")
 

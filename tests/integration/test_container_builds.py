@@ -663,7 +663,7 @@ def test_a_full_disk_is_reported_and_the_next_attempt_succeeds(
     directory = store.root / part
     directory.mkdir(exist_ok=True)
     asked = ("--from", f"docker://{registry.host}/toys/ash:1", "--language-file", language_file)
-    mount = f'mount -t tmpfs -o size=2m none {directory} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=2m,mode=755 none {directory} && exec "$@"'
     namespaces = "-m" if os.geteuid() == 0 else "-Urm"
     commands.prefix = ("unshare", namespaces, "sh", "-c", mount, "sh")
 

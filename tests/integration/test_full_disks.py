@@ -31,7 +31,7 @@ NAMESPACES = "-m" if os.geteuid() == 0 else "-Urm"
 def small_disk(place: Path, size: str, then: str = ":") -> tuple[str, ...]:
     """Return the prefix of a command that runs with a tmpfs at ``place``."""
     place.mkdir(exist_ok=True)
-    mount = f'mount -t tmpfs -o size={size} none {place} && {then} && "$@"'
+    mount = f'mount -t tmpfs -o size={size},mode=755 none {place} && {then} && "$@"'
     return ("unshare", NAMESPACES, "sh", "-c", mount, "sh")
 
 
