@@ -77,7 +77,7 @@ LAB_ARM_PYTEST = .venv/bin/python tests/lab --arch arm64 run $(1) --memory 2048 
 
 .PHONY: run check coverage test images behaviour-ways behaviour-ports behaviour-arm64 mixed-jobs \
 	kernel kernel-twice kernel-wheel behaviour-kernel killed-server killed-gateways browser \
-	many-runs many-clones forks lint docs fuzz fuzz-frames bench bench-lab lab lab-full lab-arm \
+	many-runs many-clones forks signals lint docs fuzz fuzz-frames bench bench-lab lab lab-full lab-arm \
 	lab-arm-full bench-lab-arm clean
 
 run: ## run FILE in a machine of its own, after installing and making what is missing
@@ -166,6 +166,10 @@ many-runs: images ## 1,000 runs through the pool, and nothing is left of any
 
 many-clones: images ## 100 clones of one machine, and no two alike
 	@SLIPWAY_TEST_CLONES=100 .venv/bin/python -m pytest tests/behaviour/test_distinct_clones.py
+
+signals: ## 200 signals at random moments of each command; one ends it, and nothing is left
+	@SLIPWAY_TEST_SIGNALS=200 .venv/bin/python -m pytest --timeout 3600 -rP \
+		tests/integration/test_cli_signals.py
 
 forks: ## 1,000 forks of a small program with threads, and 100 of a QEMU; nothing is left of any
 	@SLIPWAY_TEST_FORKS=1000 .venv/bin/python -m pytest tests/integration/test_process_forks.py -k many

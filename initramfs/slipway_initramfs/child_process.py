@@ -55,13 +55,15 @@ class Supervision:
 
     ``seconds`` limits the whole run, ``quiet`` the seconds without progress. ``watch`` is called
     every quarter of a second: a changed return value counts as progress, an exception ends the
-    program and is passed on. ``listen`` receives each line of stdout.
+    program and is passed on. ``listen`` receives each line of stdout. The last ``output_bytes`` of
+    each stream are kept.
     """
 
     seconds: float
     quiet: float = QUIET
     watch: Callable[[], object] = lambda: None
     listen: Callable[[str], None] = lambda _: None
+    output_bytes: int = MAX_OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ def run_program(
     environment: Mapping[str, str],
     supervision: Supervision,
     rights: ProgramRights | None = None,
+    stdin: bytes = b"",
 ) -> CompletedProgram:
-    """Run a program with an empty stdin and wait for its end.
+    """Run a program with ``stdin``, which is kept in memory, and wait for its end.
 
     The program gets a process group of its own. When this function returns or raises, also after an
     interruption by a signal, the whole group has ended. If this process is killed, the kernel kills
@@ -103,20 +106,32 @@ def run_program(
             user=user,
             group=user,
             extra_groups=None if user is None else [],
-            stdin=subprocess.DEVNULL,
+            stdin=life.enter_context(_open_input(stdin)) if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[tether],
             bufsize=0,
             start_new_session=True,
-            preexec_fn=partial(_prepare_child, os.getpid(), rights),  # noqa: PLW1509  (ctypes is loaded before the fork)
+            preexec_fn=partial(_prepare_child, os.getpid(), tether, rights),  # noqa: PLW1509  (ctypes is loaded before the fork)
         )
         try:
-            _tie_group(tether, process.pid)
             stdout, stderr = _Run(process, supervision).attend()
         finally:
             _end_group(process)
     return CompletedProgram(process.returncode, stdout, stderr)
+
+
+@contextmanager
+def _open_input(data: bytes) -> Iterator[int]:
+    """Open an anonymous file in memory with ``data``."""
+    descriptor = os.memfd_create("slipway-stdin", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -130,19 +145,22 @@ def _open_tether() -> Iterator[int]:
         os.close(ours)
 
 
-def _tie_group(tether: int, group: int) -> None:
-    """Let the kernel kill a process group when the other end of ``tether`` is closed.
+def _tie_group(tether: int) -> None:
+    """Let the kernel kill the caller's process group when the other end of ``tether`` is closed.
+
+    The program does so itself, before it starts: a signal may interrupt its parent in between.
 
     The death signal reaches the first process of a group alone, and a make that is killed leaves
     its children behind. A pipe tells its end by a signal to a whole group: fcntl(2), F_SETSIG.
     """
-    fcntl.fcntl(tether, fcntl.F_SETOWN, -group)
+    fcntl.fcntl(tether, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(tether, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(tether, fcntl.F_SETFL, fcntl.fcntl(tether, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _prepare_child(parent: int, rights: ProgramRights | None) -> None:
-    """Bind the life of the calling process to its parent, and give up rights."""
+def _prepare_child(parent: int, tether: int, rights: ProgramRights | None) -> None:
+    """Bind the life of the calling process group to its parent, and give up rights."""
+    _tie_group(tether)
     if rights is not None:
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (rights.file_bytes, rights.file_bytes))
@@ -163,8 +181,9 @@ def set_parent_death_signal(parent: int) -> None:
 
 @dataclass(slots=True)
 class _Stream:
-    """The last MAX_OUTPUT bytes of a stream, split into lines."""
+    """The last ``limit`` bytes of a stream, split into lines."""
 
+    limit: int
     chunks: deque[bytes] = field(default_factory=deque)
     size: int = 0
     line: bytes = b""
@@ -172,7 +191,7 @@ class _Stream:
     def add(self, data: bytes) -> list[bytes]:
         self.chunks.append(data)
         self.size += len(data)
-        while self.size - len(self.chunks[0]) > MAX_OUTPUT:
+        while self.size - len(self.chunks[0]) > self.limit:
             self.size -= len(self.chunks.popleft())
         *lines, self.line = (self.line + data).split(b"\n")
         self.line = self.line[-4096:]
@@ -188,7 +207,7 @@ class _Run:
     def __init__(self, process: subprocess.Popen[bytes], supervision: Supervision) -> None:
         self._process = process
         self._supervision = supervision
-        self._streams = (_Stream(), _Stream())
+        self._streams = tuple(_Stream(supervision.output_bytes) for _ in range(2))
         self._ended = False
 
     def attend(self) -> tuple[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import signal
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from slipway._cli.forced_end import force_end
 from slipway._cli.terminal import Interrupted, list_ending_signals
 from slipway._util.errors import SlipwayError
 
@@ -16,7 +18,7 @@ _Value = TypeVar("_Value")
 
 
 def run_interruptible(main: Callable[[], Any]) -> Any:
-    """Run the coroutine of ``main``; a signal cancels it and waits for its end.
+    """Run the coroutine of ``main``; a signal cancels it, and ends the process if that hangs.
 
     Raises:
         Interrupted: a signal was received.
@@ -27,16 +29,19 @@ def run_interruptible(main: Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(main())
 
-        def cancel(number: int) -> None:
+        def note_signal(number: int, _frame: object) -> None:
+            # Not a handler of the loop, which may be what hangs.
+            force_end(number)
             received.append(number)
-            task.cancel()
+            loop.call_soon_threadsafe(task.cancel)
 
         for number in list_ending_signals():
-            loop.add_signal_handler(number, cancel, number)
+            previous.callback(signal.signal, number, signal.signal(number, note_signal))
         return await task
 
     try:
-        return asyncio.run(supervise())
+        with ExitStack() as previous:
+            return asyncio.run(supervise())
     except asyncio.CancelledError:
         if not received:
             raise

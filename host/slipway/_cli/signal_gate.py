@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from slipway._cli.forced_end import force_end
 from slipway._cli.terminal import Interrupted, list_ending_signals
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class SignalGate:
         signal.signal(number, signal.SIG_DFL)
 
     def _keep(self, number: int, _frame: Any) -> None:
+        if number in self._endings and number not in self._callbacks:
+            force_end(number)
         self._pending.append(number)
 
     def _handle_signals(self) -> None:

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from slipway._cli.forced_end import force_end
 from slipway._cli.screen import paint
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.text import to_plain_lines
@@ -126,4 +127,5 @@ def list_ending_signals() -> list[signal.Signals]:
 
 
 def _raise_interrupted(number: int, _frame: object) -> None:
+    force_end(number)
     raise Interrupted(number)

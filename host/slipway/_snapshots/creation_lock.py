@@ -38,12 +38,18 @@ async def hold_creation(
 
     path, waited = _prepare_lock(store, key), False
     clock = asyncio.get_running_loop().time
-    deadline = clock() + WAIT_SECONDS
+    began, is_reported = clock(), False
+    deadline = began + WAIT_SECONDS
     while True:
         with translated_image_errors(), locks.try_hold(store.tree, path) as held:
             if held:
                 yield waited
                 return
+        if clock() - began >= locks.QUIET_SECONDS and not is_reported:
+            is_reported = True
+            with translated_image_errors(), locks.open_lock(store.tree, path) as lock:
+                holder = locks.describe_holders(lock)
+            progress(f"waiting for {holder}, which is creating a snapshot of {key.image}")
         if not waited:
             progress(f"waiting for another process that is creating a snapshot of {key.image}")
         waited = True

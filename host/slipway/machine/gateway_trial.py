@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from slipway.machine.module_command import build_module_command
@@ -43,7 +44,9 @@ def try_gateway() -> GatewayTrial:
         )
     except OSError as error:
         return GatewayTrial(f"{command[0]}: {error.strerror}", False, ResolverAnswer.UNTRIED)
-    with process:
+    with process, ExitStack() as end:
+        # A signal that interrupts the wait ends the trial as well.
+        end.callback(process.kill)
         try:
             stdout, stderr = process.communicate(timeout=TRIAL_SECONDS)
         except subprocess.TimeoutExpired:

@@ -198,7 +198,7 @@ class DebianArchive:
         try:
             self._tree.make_directory(self._downloads)
             with locks.open_lock(self._tree, self._directory / "lock") as lock:
-                locks.lock_exclusive(lock)
+                locks.lock_exclusive(lock, "using apt", self._progress)
                 self._apt.prepare()
                 yield
         except OSError as error:

@@ -9,7 +9,6 @@ are not synced: the digest is checked again before a blob is unpacked.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO
 
+from slipway_initramfs.disk import locks
 from slipway_initramfs.disk.spool import CHUNK, make_disk_error
 from slipway_initramfs.disk.trusted_tree import TrustedTree
 from slipway_initramfs.errors import DiskFull, ImageCorrupted
@@ -154,7 +154,7 @@ class BlobCache:
             self._tree.make_directory(self._directory)
             descriptor = self._tree.open_file(partial, os.O_RDWR | os.O_CREAT)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locks.lock_exclusive(descriptor, "fetching a layer", lambda _: None)
             yield file
 
 

@@ -11,14 +11,12 @@ import binascii
 import json
 import os
 import re
-import subprocess
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from slipway_initramfs.child_process import set_parent_death_signal
+from slipway_initramfs.child_process import Hung, Supervision, run_program
 from slipway_initramfs.errors import BuildFailed
 from slipway_initramfs.oci.reference import DOCKER_HUB
 
@@ -170,17 +168,9 @@ def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials
     program = f"docker-credential-{helper}"
     server = _HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
     try:
-        done = subprocess.run(
-            (program, "get"),
-            input=server,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=HELPER_TIME,
-            check=False,
-            preexec_fn=partial(set_parent_death_signal, os.getpid()),
-        )
-    except subprocess.TimeoutExpired as error:
+        limits = Supervision(HELPER_TIME, HELPER_TIME)
+        done = run_program((program, "get"), os.environ, limits, stdin=server.encode())
+    except Hung as error:
         raise BuildFailed(f"{program}, which {path} names, took over {HELPER_TIME} s") from error
     except OSError as error:
         raise BuildFailed(
@@ -188,7 +178,7 @@ def _ask_helper(path: Path, helper: object, reference: Reference) -> Credentials
             "Install it, or remove its name from that file.",
         ) from error
     said = (done.stdout.strip() or done.stderr.strip())[:200]
-    if done.returncode:
+    if done.code:
         if _NOT_FOUND in said:
             return None
         raise BuildFailed(f"{program} fails for {server}: {said[:80]!r}")

@@ -13,14 +13,14 @@ import os
 import platform
 import shutil
 import struct
-import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import ExitStack
+from threading import Event
 from typing import TYPE_CHECKING
 
-from slipway_initramfs.child_process import set_parent_death_signal
+from slipway_initramfs.child_process import Hung, Supervision, run_program
 from slipway_initramfs.errors import ImageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ MAGIC = {"3.11": 3495, "3.12": 3531, "3.13": 3571}
 MAX_SOURCE = 8 << 20
 MAX_WHEEL = 64 << 20
 _PARTS = 2
+# Seconds. The library of CPython takes five.
+_SECONDS = 600.0
+_VERSION_SECONDS = 20.0
+_MAX_BYTECODE = 256 << 20
 
 # Program for the compiling interpreter: stdin is a list of [path, source], stdout a list
 # of [path, bytecode], both as lines of JSON with the bytes as Latin-1.
@@ -69,9 +73,12 @@ def read_full_version(interpreter: str) -> str:
     """Return the full version ("3.11.2") that an interpreter reports, or an empty string."""
     if interpreter == sys.executable:
         return platform.python_version()
-    done = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=False)
+    try:
+        done = run_program([interpreter, "-V"], os.environ, Supervision(_VERSION_SECONDS))
+    except (Hung, OSError):
+        return ""
     name, _, version = done.stdout.strip().partition(" ")
-    return version if done.returncode == 0 and name == "Python" else ""
+    return version if done.code == 0 and name == "Python" else ""
 
 
 def compile_all(tree: Tree, interpreter: str, version: str) -> int:
@@ -123,33 +130,42 @@ def _compile_sources(
     """Return path and bytecode file of each source that compiles."""
     # The same parts on every machine: marshalled data depends a little on earlier compilations of
     # the same process (shared strings).
-    with ThreadPoolExecutor(_PARTS) as pool:
+    interruption = Event()
+    with ThreadPoolExecutor(_PARTS) as pool, ExitStack() as on_error:
+        # The executor waits for its threads, and a program that hangs would keep them.
+        on_error.callback(interruption.set)
         results = pool.map(
-            lambda part: _compile_part(interpreter, sources[part::_PARTS], version), range(_PARTS)
+            lambda part: _compile_part(interpreter, sources[part::_PARTS], version, interruption),
+            range(_PARTS),
         )
         compiled = [entry for result in results for entry in result]
+        on_error.pop_all()
     header = struct.pack("<HHI", MAGIC[version], 0x0A0D, 1)
     return [(path, header + data) for path, data in compiled]
 
 
 def _compile_part(
-    interpreter: str, sources: list[tuple[str, bytes]], version: str
+    interpreter: str, sources: list[tuple[str, bytes]], version: str, interruption: Event
 ) -> list[tuple[str, bytes]]:
+    def check_interruption() -> None:
+        if interruption.is_set():
+            raise ImageError("compiling Python's modules was interrupted")
+
     # Sets in constants are written in the order of their hashes; the interpreter's options that
     # shut the user's environment out would shut this variable out as well.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["PYTHONHASHSEED"] = "0"
     lines = (json.dumps([f"/{path}", data.decode("latin-1")]) for path, data in sources)
-    done = subprocess.run(
-        [interpreter, "-S", "-s", "-c", _WORKER],
-        input="\n".join(lines),
-        capture_output=True,
-        env=environment,
-        encoding="ascii",
-        check=False,
-        preexec_fn=partial(set_parent_death_signal, os.getpid()),
+    command = [interpreter, "-S", "-s", "-c", _WORKER]
+    # The output comes at the end only.
+    supervision = Supervision(
+        _SECONDS, _SECONDS, watch=check_interruption, output_bytes=_MAX_BYTECODE
     )
-    if done.returncode:
+    try:
+        done = run_program(command, environment, supervision, stdin="\n".join(lines).encode())
+    except Hung as error:
+        raise ImageError(f"compiling Python's modules failed: {interpreter} {error}") from None
+    if done.code:
         raise ImageError(f"compiling Python's modules failed: {done.stderr.strip()[-200:]}")
     magic, *rest = done.stdout.splitlines()
     if magic != str(MAGIC[version]):

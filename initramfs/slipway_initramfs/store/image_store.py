@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def _ignore(line: str) -> None:
+    """Drop a line of progress."""
+
+
 class ImageStore(StoreReader):
     """Image store below one directory: lookups and the methods that write to it.
 
@@ -53,13 +57,13 @@ class ImageStore(StoreReader):
         with locks.open_lock(self.tree, self.root / "lock") as lock:
             if locks.try_lock_exclusive(lock):
                 garbage_collection.tidy(self)
-            locks.lock_shared(lock)
+            report = progress if progress is not None else _ignore
+            locks.lock_shared(lock, "removing files of the store", report)
             files.make_directory(self, self.root / "locks")
             with locks.open_lock(self.tree, self.root / "locks" / name) as own:
                 if not locks.try_lock_exclusive(own):
-                    if progress is not None:
-                        progress(f"waiting for another process that is building {name}")
-                    locks.lock_exclusive(own)
+                    report(f"waiting for another process that is building {name}")
+                    locks.lock_exclusive(own, f"building {name}", report)
                 yield
 
     def put_blob(

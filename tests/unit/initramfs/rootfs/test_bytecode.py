@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from slipway_initramfs.errors import ImageError
 from slipway_initramfs.rootfs.bytecode import MAGIC, compile_all, find_interpreter
 from slipway_initramfs.rootfs.tree import Tree
+from support.waiting import block_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,3 +135,36 @@ def test_a_shim_without_an_interpreter_is_skipped(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     assert find_interpreter(other) is None
+
+
+def find_groups() -> set[int]:
+    """Return the process groups of all processes that have not ended."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(os.getpgid(process.pid))
+    return found
+
+
+def test_interpreter_that_hangs_ends_with_the_wait_for_it(tmp_path: Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(
+        f"#!/bin/sh\ntrap '' TERM\necho $$ >>{tmp_path / 'started'}\n"
+        "kill -USR1 $PPID\nwhile :; do sleep 1000; done\n"
+    )
+    interpreter.chmod(0o755)
+
+    def interrupt(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compile_all(sample(), str(interpreter), VERSION)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+    groups = set(map(int, (tmp_path / "started").read_text().split()))
+    block_until(lambda: not (groups & find_groups()), "the interpreters' groups have ended")
