@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,38 +128,33 @@ def measure(name: str, kind: str, way: Way) -> Sample:
     return Sample(name, kind, round(wall, 5), round(cpu, 4), round(load, 2), start, steps)
 
 
-def prepare_ways(name: str, machine: str, stack: ExitStack) -> dict[str, Way]:
-    """Return the ways of a language; servers and files are closed by ``stack``."""
+def prepare_ways(
+    name: str, machine: str, wanted: Sequence[str], stack: ExitStack
+) -> dict[str, Way]:
+    """Return the wanted ways of a language; servers and files are closed by ``stack``."""
     language = catalogue.find_language(name)
     # A path of a socket is short.
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-")))
     source = directory / f"hello{language.suffixes[0]}"
     source.write_text(language.sample)
     run = (str(SCRIPTS / "vmm-run"), "--json")
-    servers = {}
-    for way, options in (("fork", ("--pool", "0")), ("pool", ("--pool", "1", "--warm", name))):
-        (directory / way).mkdir()
-        server = Server(directory / way, "--machine", machine, *options)
-        servers[way] = stack.enter_context(server)
-    curl = (
-        "curl",
-        "-sf",
-        "--data-binary",
-        f"@{source}",
-        "--unix-socket",
-        str(servers["pool"].path),
-    )
     local = (*run, "--no-server", "--machine", machine)
-    return {
-        "cold": Way((*local, "--cold", str(source))),
-        "snapshot": Way((*local, str(source))),
-        **{
-            way: Way((*run, "--api-sock", str(server.path), str(source)), server)
-            for way, server in servers.items()
-        },
-        "server": Way((*curl, f"http://localhost/v1/run?language={quote(name)}"), servers["pool"]),
-        **prepare_bubblewrap(language, source, directory),
-    }
+    ways = {"cold": Way((*local, "--cold", str(source))), "snapshot": Way((*local, str(source)))}
+    for way, options in (("fork", ("--pool", "0")), ("pool", ("--pool", "1", "--warm", name))):
+        if not {way, "server" if way == "pool" else way} & set(wanted):
+            continue
+        (directory / way).mkdir()
+        started = Server(directory / way, "--machine", machine, *options)
+        server = stack.enter_context(started)
+        socket = str(server.path)
+        ways[way] = Way((*run, "--api-sock", socket, str(source)), server)
+        curl = ("curl", "-sf", "--data-binary", f"@{source}", "--unix-socket", socket)
+        ways["server"] = Way((*curl, f"http://localhost/v1/run?language={quote(name)}"), server)
+    if "bubblewrap" in wanted:
+        ways |= prepare_bubblewrap(language, source, directory)
+    if "bare QEMU" in wanted:
+        ways["bare QEMU"] = Way(tuple(prepare_bare(directory)))
+    return {way: ways[way] for way in WAYS if way in wanted and way in ways}
 
 
 def quote(name: str) -> str:
@@ -198,10 +194,7 @@ def check_start(name: str, kind: str, start: str) -> None:
 def measure_language(record: StartsRecord, name: str, parsed: argparse.Namespace) -> None:
     """Add the samples of one language: all its ways in turn, ``--rounds`` times."""
     with ExitStack() as stack:
-        bare_directory = stack.enter_context(tempfile.TemporaryDirectory())
-        ways = prepare_ways(name, parsed.machine, stack)
-        ways["bare QEMU"] = Way(tuple(prepare_bare(Path(bare_directory))))
-        ways = {kind: ways[kind] for kind in parsed.ways if kind in ways}
+        ways = prepare_ways(name, parsed.machine, parsed.ways, stack)
         for kind, way in ways.items():
             if kind != "cold":
                 settle(name, kind, way)
@@ -240,6 +233,10 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("languages", nargs="*", default=LANGUAGES)
     parsed = parser.parse_args()
+    # The servers of a measurement end with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # The snapshots of all languages, wherever the disk has little room.
+    os.environ.setdefault("SLIPWAY_SNAPSHOT_BUDGET", "8G")
     build = (SCRIPTS / "slipway", "image", "build", "--snapshot", "--machine", parsed.machine)
     subprocess.run([*build, *parsed.languages], check=True)
     began = time.monotonic()

@@ -150,7 +150,7 @@ def measure_sessions(name: str, count: int, options: tuple[str, ...]) -> None:
         print_row(f"{count} open sessions, {name}", measure(server, count))
         sample = catalogue.find_language(name).sample
         for session in sessions:
-            session.run(sample).check()
+            session.run(sample, timeout=PATIENCE).check()
         print_row(f"{count} sessions after a run, {name}", measure(server, count))
 
 
