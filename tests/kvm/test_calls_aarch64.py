@@ -74,7 +74,7 @@ def test_all_registers_that_kvm_lists_can_be_read(vcpu: Vcpu) -> None:
     values = aarch64.read_registers(vcpu, registers)
 
     assert len(set(registers)) == len(registers) > 200
-    assert len(values) == sum(map(aarch64.find_register_size, registers))
+    assert len(values) == sum(aarch64.find_register_sizes(registers))
     assert {*GENERAL_REGISTERS.values(), *SYSTEM_REGISTERS.values()} <= set(registers)
 
 

@@ -269,7 +269,7 @@ async def test_damaged_state_is_refused(
 
 async def test_clone_that_cannot_be_restored_says_why(snapshot: Snapshot) -> None:
     saved = states.decode(states.read(snapshot.state))
-    name = "registers" if IS_ARM else "lapic"
+    name = "mp_state" if IS_ARM else "lapic"
     vcpu = saved.vcpus[0] | {name: b""}
     unfit = replace(snapshot, memory=os.dup(snapshot.memory), state=os.memfd_create("unfit"))
     saved.vcpus[0] = vcpu

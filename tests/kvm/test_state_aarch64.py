@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,14 +32,15 @@ def save_state(bare: BareMetal) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def restore_state(bare: BareMetal, vcpu: dict[str, Any], vm: dict[str, Any]) -> None:
+    """Restore a state as it was saved: ``bare`` is not new, its registers have been set."""
     arch.create_processor_state(bare.kvm).restore(bare.vm, bare.vcpus, ([vcpu], vm))
 
 
 def read_values(vcpu: dict[str, Any]) -> dict[int, bytes]:
     """Registers and their values."""
     values, at = {}, 0
-    for register in aarch64_state.decode_register_names(vcpu["names"]):
-        size = aarch64.find_register_size(register)
+    registers = aarch64_state.decode_register_names(vcpu["names"])
+    for register, size in zip(registers, aarch64.find_register_sizes(registers), strict=True):
         values[register] = vcpu["registers"][at : at + size]
         at += size
     return values
@@ -112,6 +114,31 @@ def test_state_of_a_running_vcpu_is_not_read(bare: Bare) -> None:
     assert aarch64_state.save_vgic(machine.vm, machine.vcpus, layout.LINES)["distributor"]
 
 
+def test_new_vcpu_becomes_what_another_was_by_the_values_that_it_lacks(bare: Bare) -> None:
+    used = bare(ArmCode().set(19, 0x1122_3344_5566_7788).interrupts(LINE).end_test(), cpus=2)
+    assert used.run().wanted
+    vcpus, vm = save_state(used)
+
+    changed = arch.drop_initial_values(vcpus)
+
+    with (
+        closing(used.kvm.create_vm(aarch64.find_machine_type(used.kvm))) as other,
+        ExitStack() as s,
+    ):
+        new = [s.enter_context(closing(other.create_vcpu(number))) for number in range(2)]
+        arch.connect_vcpus(other, new)
+        state = arch.create_processor_state(used.kvm)
+        state.restore(other, new, (changed, vm))
+        again, vm_again = state.save(other, new)
+    for parts, parts_again, few in zip(vcpus, again, changed, strict=True):
+        before, after = read_values(parts), read_values(parts_again)
+        before.pop(COUNTER), after.pop(COUNTER)
+        assert after == before
+        assert parts_again["mp_state"] == parts["mp_state"]
+        assert 0 < len(read_values(few)) < len(before) / 2
+    assert vm_again == vm
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -133,7 +160,7 @@ def test_vcpu_that_is_none_is_refused(fresh: BareMetal, changes: dict[str, Any])
     (vcpu,), vm = save_state(fresh)
 
     with pytest.raises(HostError):
-        restore_state(fresh, vcpu | changes, vm)
+        restore_state(fresh, arch.drop_initial_values([vcpu | changes])[0], vm)
 
 
 def test_values_that_no_processor_takes_are_refused(fresh: BareMetal) -> None:

@@ -27,9 +27,8 @@ def test_registers_have_the_identifiers_of_the_kernels_documentation() -> None:
     assert SYSTEM_REGISTERS["sctlr"] == 0x6030_0000_0013_C080
 
 
-@pytest.mark.parametrize(("register", "size"), [(X0, 8), (V0, 16), (FPSR, 4), (MIDR, 8)])
-def test_identifier_tells_the_size(register: int, size: int) -> None:
-    assert aarch64.find_register_size(register) == size
+def test_identifiers_tell_the_sizes() -> None:
+    assert aarch64.find_register_sizes([X0, V0, FPSR, MIDR]) == [8, 16, 4, 8]
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ if TYPE_CHECKING:
             """Return the object that saves and restores the processors of a VM."""
             ...
 
+        def drop_initial_values(self, vcpus: Sequence[Parts]) -> list[Parts]:
+            """Return the saved ``vcpus`` without values that new ones have, if that saves calls.
+
+            For the sake of clones: once for all of a snapshot.
+
+            Raises:
+                HostError: the state is invalid, or not of this host.
+            """
+            ...
+
         def list_host_facts(self, kvm: Kvm) -> list[object]:
             """Return facts of this host's processor and KVM that a snapshot depends on.
 
@@ -179,6 +189,8 @@ if TYPE_CHECKING:
 
         def restore(self, vm: Vm, vcpus: Sequence[Vcpu], saved: tuple[list[Parts], Parts]) -> None:
             """Restore the result of :meth:`save` in a VM whose vCPUs are new.
+
+            The vCPUs' state has passed :meth:`Architecture.drop_initial_values`.
 
             Raises:
                 HostError: the state is not of this host.

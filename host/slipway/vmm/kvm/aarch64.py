@@ -10,6 +10,7 @@ import errno
 import fcntl
 import struct
 from enum import IntEnum
+from itertools import accumulate, count, islice, repeat
 
 from slipway._util.errors import HostError
 from slipway.vmm.kvm.abi import Capability
@@ -17,7 +18,7 @@ from slipway.vmm.kvm.failure import explain_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from slipway.vmm.kvm.system import Kvm
     from slipway.vmm.kvm.vcpu import Vcpu
@@ -167,11 +168,9 @@ def read_vgic_values(device: int, group: VgicGroup, attributes: Sequence[int], s
         HostError: KVM refuses, or a vCPU runs.
     """
     buffer = ctypes.create_string_buffer(size * len(attributes))
-    address = ctypes.addressof(buffer)
     with explain_failure(f"reading the GIC's {group.name.lower()}"):
-        for attribute in attributes:
-            fcntl.ioctl(device, KVM_GET_DEVICE_ATTR, DEVICE_ATTR.pack(0, group, attribute, address))
-            address += size
+        for request in _build_requests(group, attributes, buffer, size):
+            fcntl.ioctl(device, KVM_GET_DEVICE_ATTR, request)
     return buffer.raw
 
 
@@ -183,18 +182,24 @@ def set_vgic_values(
     Raises:
         HostError: KVM refuses.
     """
-    size = len(values) // len(attributes)
     buffer = ctypes.create_string_buffer(values, len(values))
-    address = ctypes.addressof(buffer)
+    ioctl = fcntl.ioctl
     with explain_failure(f"setting the GIC's {group.name.lower()}"):
-        for attribute in attributes:
-            fcntl.ioctl(device, KVM_SET_DEVICE_ATTR, DEVICE_ATTR.pack(0, group, attribute, address))
-            address += size
+        for request in _build_requests(group, attributes, buffer, len(values) // len(attributes)):
+            ioctl(device, KVM_SET_DEVICE_ATTR, request)
 
 
-def find_register_size(register: int) -> int:
-    """Return the bytes of a register's value."""
-    return 1 << (register >> _SIZE_SHIFT & _SIZE_MASK)
+def _build_requests(
+    group: VgicGroup, attributes: Sequence[int], buffer: ctypes.Array[ctypes.c_char], size: int
+) -> Iterator[bytes]:
+    """Yield a request for each attribute, whose value of ``size`` bytes is in ``buffer``."""
+    addresses = count(ctypes.addressof(buffer), size)
+    return map(DEVICE_ATTR.pack, repeat(0), repeat(group), attributes, addresses)
+
+
+def find_register_sizes(registers: Sequence[int]) -> list[int]:
+    """Return the bytes of each register's value."""
+    return [1 << (register >> _SIZE_SHIFT & _SIZE_MASK) for register in registers]
 
 
 def list_registers(vcpu: Vcpu) -> list[int]:
@@ -223,13 +228,11 @@ def read_registers(vcpu: Vcpu, registers: Sequence[int]) -> bytes:
     Raises:
         HostError: KVM refuses a register.
     """
-    sizes = [find_register_size(register) for register in registers]
+    sizes = find_register_sizes(registers)
     buffer = ctypes.create_string_buffer(sum(sizes))
-    address = ctypes.addressof(buffer)
-    for register, size in zip(registers, sizes, strict=True):
-        with explain_failure("KVM_GET_ONE_REG"):
-            fcntl.ioctl(vcpu.fd, KVM_GET_ONE_REG, ONE_REG.pack(register, address))
-        address += size
+    with explain_failure("KVM_GET_ONE_REG"):
+        for request in map(ONE_REG.pack, registers, _place_values(buffer, sizes)):
+            fcntl.ioctl(vcpu.fd, KVM_GET_ONE_REG, request)
     return buffer.raw
 
 
@@ -249,14 +252,20 @@ def set_registers(vcpu: Vcpu, registers: Sequence[int], values: bytes) -> None:
         HostError: KVM refuses a register or its value.
     """
     buffer = ctypes.create_string_buffer(values, len(values))
-    address = ctypes.addressof(buffer)
-    for register in registers:
+    addresses = _place_values(buffer, find_register_sizes(registers))
+    ioctl, descriptor = fcntl.ioctl, vcpu.fd
+    for register, request in zip(registers, map(ONE_REG.pack, registers, addresses), strict=True):
         try:
-            fcntl.ioctl(vcpu.fd, KVM_SET_ONE_REG, ONE_REG.pack(register, address))
+            ioctl(descriptor, KVM_SET_ONE_REG, request)
         except OSError:
             with explain_failure(f"setting a vCPU's register {register:#x}"):
                 raise
-        address += find_register_size(register)
+
+
+def _place_values(buffer: ctypes.Array[ctypes.c_char], sizes: Sequence[int]) -> Iterator[int]:
+    """Yield the address of each value in ``buffer``."""
+    ends = accumulate(sizes, initial=ctypes.addressof(buffer))
+    return islice(ends, len(sizes))
 
 
 def set_register(vcpu: Vcpu, register: int, value: int) -> None:

@@ -87,22 +87,50 @@ def save_vcpu(vcpu: Vcpu) -> Parts:
     return parts
 
 
-def restore_vcpu(vcpu: Vcpu, parts: Parts) -> None:
-    """Restore the result of :func:`save_vcpu` in ``vcpu``, which is new and initialised.
+def drop_initial_values(vcpu: Vcpu, parts: Parts) -> Parts:
+    """Return the result of :func:`save_vcpu` without the registers that need not be set.
+
+    These are the ones of which ``vcpu``, new and initialised, has the same value already: three
+    quarters. KVM loads and unloads a vCPU for each register that it sets.
 
     Raises:
         HostError: a part is invalid, or not of this host.
     """
-    for name, (_, _, size) in _LAST.items():
-        _get_bytes(parts, name, size)
-    registers = decode_register_names(_get_bytes(parts, "names"))
-    values = _get_bytes(parts, "registers", sum(map(aarch64.find_register_size, registers)))
+    registers, values = _decode_registers(parts)
     if registers != aarch64.list_registers(vcpu):
         raise _build_error("its vCPUs have other registers")
-    aarch64.set_registers(vcpu, registers, values)
+    initial = aarch64.read_registers(vcpu, registers)
+    names, changed, at = [], [], 0
+    for register, size in zip(registers, aarch64.find_register_sizes(registers), strict=True):
+        value = values[at : at + size]
+        if value != initial[at : at + size]:
+            names.append(register)
+            changed.append(value)
+        at += size
+    return parts | {
+        "names": struct.pack(f"={len(names)}Q", *names),
+        "registers": b"".join(changed),
+    }
+
+
+def restore_vcpu(vcpu: Vcpu, parts: Parts) -> None:
+    """Restore the result of :func:`drop_initial_values` in ``vcpu``, new and initialised.
+
+    Raises:
+        HostError: a part is invalid, or KVM refuses a value.
+    """
+    for name, (_, _, size) in _LAST.items():
+        _get_bytes(parts, name, size)
+    aarch64.set_registers(vcpu, *_decode_registers(parts))
     for name, (_, request, size) in _LAST.items():
         with explain_failure(f"setting a vCPU's {name}"):
             fcntl.ioctl(vcpu.fd, request, _get_bytes(parts, name, size))
+
+
+def _decode_registers(parts: Parts) -> tuple[list[int], bytes]:
+    registers = decode_register_names(_get_bytes(parts, "names"))
+    size = sum(aarch64.find_register_sizes(registers))
+    return registers, _get_bytes(parts, "registers", size)
 
 
 def decode_register_names(names: bytes) -> list[int]:

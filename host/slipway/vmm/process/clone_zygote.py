@@ -17,6 +17,7 @@ from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import privileges
 from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit
 from slipway.vmm.process.zygote import DESCRIPTORS, Zygote
+from slipway.vmm.record import replace
 from slipway.vmm.snapshot import state_file as snapshot
 from slipway.vmm.spec import PORTS
 
@@ -62,8 +63,9 @@ class CloneSource:
         snapshot.check_architecture(saved, os.uname().machine)
         if os.fstat(memory).st_size != saved.memory:
             raise HostError("the snapshot's memory and state differ in size")
-        self._saved = saved
-        self._memory = GuestMemory(find_architecture().place_memory(saved.memory), memory)
+        architecture = find_architecture()
+        self._saved = replace(saved, vcpus=architecture.drop_initial_values(saved.vcpus))
+        self._memory = GuestMemory(architecture.place_memory(saved.memory), memory)
 
     def run_clone(self, channel: int, sockets: list[int], began: int) -> int:
         """Run a clone in this process, a child of the zygote; return the exit status."""

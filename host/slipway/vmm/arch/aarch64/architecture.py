@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, closing
 
 from slipway._util.errors import InputError
 from slipway.vmm.arch.aarch64 import device_tree, kernel, layout, processor
 from slipway.vmm.arch.aarch64.processor_state import ArmProcessorState
-from slipway.vmm.kvm import aarch64
+from slipway.vmm.kvm import aarch64, aarch64_state
+from slipway.vmm.kvm.system import Kvm
 from slipway.vmm.memory import HUGE_PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-    from slipway.vmm.arch.model import Stateful
+    from slipway.vmm.arch.model import Parts, Stateful
     from slipway.vmm.bus import Bus
     from slipway.vmm.devices.model import Device
     from slipway.vmm.devices.uart import Uart
-    from slipway.vmm.kvm.system import Kvm
     from slipway.vmm.kvm.vm import Vm
     from slipway.vmm.memory import GuestMemory
     from slipway.vmm.spec import Plan
@@ -130,6 +131,20 @@ def restore_board(devices: dict[str, Any], states: dict[str, Any]) -> None:
 def create_processor_state(kvm: Kvm) -> ArmProcessorState:
     """Return the state of vCPUs and GIC."""
     return ArmProcessorState()
+
+
+def drop_initial_values(vcpus: Sequence[Parts]) -> list[Parts]:
+    """Compare ``vcpus`` with those of a new VM, which runs nothing and is closed again."""
+    with ExitStack() as stack:
+        kvm = stack.enter_context(closing(Kvm()))
+        vm = stack.enter_context(closing(kvm.create_vm(find_machine_type(kvm))))
+        create_interrupts(vm)
+        new = [stack.enter_context(closing(vm.create_vcpu(n))) for n in range(len(vcpus))]
+        connect_vcpus(vm, new)
+        return [
+            aarch64_state.drop_initial_values(vcpu, parts)
+            for vcpu, parts in zip(new, vcpus, strict=True)
+        ]
 
 
 def list_host_facts(kvm: Kvm) -> list[object]:
