@@ -333,9 +333,11 @@ class Admission:
 
     def _admit(self) -> None:
         """Admit runs in their turns while they fit, and report new positions to the others."""
-        turns = self.list_turns()
-        while turns and turns[0].needs is not None and self._fits(turns[0].needs):
-            self._start(turns.pop(0))
+        # Anew after each start: it was a turn of its user and key, and others may be next.
+        while (turns := self.list_turns()) and (needs := turns[0].needs) is not None:
+            if not self._fits(needs):
+                break
+            self._start(turns[0])
         if turns and self._idle and turns[0].needs is not None:
             self._take_machines(turns[0])
         for position, ticket in enumerate(turns):

@@ -247,6 +247,21 @@ def test_keys_of_one_user_take_turns_as_well() -> None:
     assert turns[1:11].count("modest") == 5
 
 
+def test_a_start_changes_whose_turn_is_next() -> None:
+    room = admission(machines=10, cpus=6)
+    first, *waiting = [
+        room.enter(Share(key=key), Needs(1, cpus))
+        for key, cpus in zip("bab", (3, 1, 3), strict=True)
+    ]
+    fourth, large = room.enter(Share(key="a"), SMALL), room.enter(Share(key="b"), Needs(1, 5))
+
+    room.leave(first)
+
+    # The start of the second of b is its turn: a is next, whose run fits, and not the large one.
+    assert [ticket.is_admitted for ticket in (*waiting, fourth)] == [True, True, True]
+    assert large.position == 0
+
+
 def test_user_who_comes_back_for_each_run_has_no_more_than_a_turn() -> None:
     room = admission(machines=1)
     steady = [room.enter(Share("steady"), SMALL) for _ in range(10)]
