@@ -215,8 +215,10 @@ class Options:
     ] = False
 
     def __post_init__(self) -> None:
-        for name, kind in read_field_types(Options).items():
-            object.__setattr__(self, name, convert(name, kind, getattr(self, name)))
+        # Most runs leave most options out. A default has its type and is within its bounds.
+        for name, option in OPTIONS.items():
+            if (value := getattr(self, name)) is not option.default:
+                object.__setattr__(self, name, convert(name, option.kind, value))
         if self.tty is True:
             object.__setattr__(self, "tty", Tty())
 
@@ -226,17 +228,18 @@ class Options:
         Raises:
             InputError: a value is out of bounds.
         """
-        for name, kind in read_field_types(Options).items():
-            check_bounds(name, kind, getattr(self, name))
+        for name, option in OPTIONS.items():
+            if (value := getattr(self, name)) is option.default:
+                continue
+            check_bounds(name, option.kind, value)
+            if option.choices:
+                check_choice(name, value, option.choices)
+            if option.most_items is not None:
+                check_count(name, len(value), option.most_items, "Use fewer items.")
         check_arguments(self.arguments)
         check_environment(self.environment)
         check_files(self.files, source_name)
         check_outputs(self.outputs)
-        for name, option in OPTIONS.items():
-            if option.choices:
-                check_choice(name, getattr(self, name), option.choices)
-            if option.most_items is not None:
-                check_count(name, len(getattr(self, name)), option.most_items, "Use fewer items.")
 
 
 # All run options by name, in the order of the fields of Options.
