@@ -22,12 +22,23 @@ if TYPE_CHECKING:
 # Without core files, a guest's memory never lands on a disk.
 _GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
 
+_WORDS_BYTES = 4096
+
 _HINTS = {
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
     errno.ENFILE: "Run fewer machines at once.",
     errno.EAGAIN: "Raise the limit of processes (ulimit -u), or run fewer machines at once.",
     errno.ENOMEM: "Run fewer machines at once.",
 }
+
+
+def read_last_words(pipe: int) -> str:
+    """Return what a process that has ended wrote to its stderr, on one line."""
+    os.set_blocking(pipe, False)
+    with suppress(OSError):
+        text = os.read(pipe, _WORDS_BYTES).decode("utf-8", "replace")
+        return " ".join(to_plain_line(text).split())
+    return ""
 
 
 def _build_guard() -> list[str]:
@@ -109,14 +120,17 @@ class ChildProcess:
                 await self.wait()
         except TimeoutError:
             return ""
-        assert self._popen.stderr is not None
         # Sender and receiver may both notice the end, and both call this.
-        if not self._popen.stderr.closed:
-            with self._popen.stderr as stream:
-                os.set_blocking(stream.fileno(), False)
-                text = (stream.read(4096) or b"").decode("utf-8", "replace")
-            self._stderr_text = " ".join(to_plain_line(text).split())
+        self._stderr_text = self._stderr_text or self._take_stderr()
         return self._stderr_text
+
+    def _take_stderr(self) -> str:
+        """Close the pipe of stderr, and return its content; empty if it is closed."""
+        assert self._popen.stderr is not None
+        if self._popen.stderr.closed:
+            return ""
+        with self._popen.stderr as stream:
+            return read_last_words(stream.fileno())
 
     async def wait(self) -> int:
         """Wait for the end of the child; return its exit status, negative for a signal."""

@@ -8,8 +8,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slipway._util.text import to_plain_line
-from slipway.machine.process import ChildProcess
+from slipway.machine.process import ChildProcess, read_last_words
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
         async def wait_settled(self) -> None:
             """Wait for the end of the zygote, if this was its last child."""
             ...
-
-
-_WORDS_BYTES = 4096
 
 
 class ZygoteChild(ChildProcess):
@@ -66,22 +62,12 @@ class ZygoteChild(ChildProcess):
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self.set_exit_status(-signal.SIGKILL)
 
-    async def read_stderr(self) -> str:
-        """Return the text that the process wrote to stderr before its end; empty while it runs."""
-        try:
-            async with asyncio.timeout(1):
-                await self.wait()
-        except TimeoutError:
+    def _take_stderr(self) -> str:
+        if self._errors < 0:
             return ""
-        self._read_stderr()
-        return self._stderr_text
-
-    def _read_stderr(self) -> None:
-        if self._errors >= 0:
-            os.set_blocking(self._errors, False)
-            with suppress(OSError):
-                text = os.read(self._errors, _WORDS_BYTES).decode("utf-8", "replace")
-                self._stderr_text = " ".join(to_plain_line(text).split())
+        try:
+            return read_last_words(self._errors)
+        finally:
             os.close(self._errors)
             self._errors = -1
 
@@ -91,5 +77,5 @@ class ZygoteChild(ChildProcess):
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         await self.wait()
-        self._read_stderr()
+        self._stderr_text = self._stderr_text or self._take_stderr()
         await self._parent.wait_settled()

@@ -13,7 +13,6 @@ import _socket
 import ctypes
 import errno
 import os
-import select
 import signal
 import struct
 import sys
@@ -26,6 +25,7 @@ from slipway.machine.fork.program import start_program
 from slipway.vmm.libc import libc
 from slipway.vmm.process import control, descriptors, privileges
 from slipway.vmm.process.control import send_message
+from slipway.vmm.process.zygote_children import ZygoteChildren
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class ForkZygote:
         """Take over the control channel."""
         os.set_inheritable(channel, False)
         self._channel = _socket.socket(fileno=channel)
-        self._poll = select.epoll()
-        # Process ids of the children, by pidfd.
-        self._children: dict[int, int] = {}
+        self._children = ZygoteChildren(self._channel)
         self._key = int.from_bytes(os.urandom(_KEY_BYTES), "little")
         self._program = 0
         self._original: Original | None = None
@@ -84,21 +82,15 @@ class ForkZygote:
         try:
             with closing(self._program_door):
                 self._program = start_program(command, kept, errors, self._key)
+            self._children.adopt(self._program, self._forget_original)
         except OSError as error:
             raise HostError(f"cannot start {command[0]}: {error.strerror}") from None
         for descriptor in {*inherited, errors}:
             os.close(descriptor)
-        self._adopt_child(self._program)
-        self._poll.register(self._channel, select.EPOLLIN)
-        self._poll.register(self._signals, select.EPOLLIN)
-        while not self._closing or self._children:
-            for descriptor, _ in self._poll.poll():
-                if descriptor in self._children:
-                    self._reap(descriptor)
-                elif descriptor == self._signals:
-                    self._reap_threads()
-                else:
-                    self._handle_request()
+        self._children.watch(self._channel.fileno(), self._handle_request)
+        self._children.watch(self._signals, self._reap_threads)
+        while self._children.wait_events() or not self._closing:
+            pass
         return 0
 
     def _handle_request(self) -> None:
@@ -116,7 +108,9 @@ class ForkZygote:
                     self._clone(given)
         except HostError as error:
             self._report(control.FAILED, error.message, error.hint)
-        except (Mishap, OSError) as error:
+        except OSError as error:
+            self._report(control.REFUSED, f"a clone cannot be started: {error.strerror}")
+        except Mishap as error:
             self._report(control.REFUSED, str(error))
             if isinstance(error, Lateness):
                 self._end_program()
@@ -143,27 +137,11 @@ class ForkZygote:
             raise Mishap("the stopped program has ended")
         if not given:
             raise build_failure("a clone cannot be started", errno.EMFILE)
-        self._adopt_child(self._original.fork(given))
+        self._children.adopt(self._original.fork(given))
 
     def _end_program(self) -> None:
-        if self._program in self._children.values():
+        if self._program in self._children:
             os.kill(self._program, signal.SIGKILL)
-
-    def _adopt_child(self, process: int) -> None:
-        """Keep a child, and send its pidfd to the parent."""
-        try:
-            descriptor = os.pidfd_open(process)
-        except OSError as error:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            raise build_failure("a clone cannot be started", error.errno) from None
-        self._children[descriptor] = process
-        self._poll.register(descriptor, select.EPOLLIN)
-        message = control.encode(control.SPAWNED, process=str(process))
-        try:
-            descriptors.send(self._channel, message, [descriptor])
-        except OSError:
-            os._exit(1)
 
     def _reap_threads(self) -> None:
         with suppress(BlockingIOError):
@@ -171,17 +149,10 @@ class ForkZygote:
         if self._original is not None:
             self._original.reap_threads()
 
-    def _reap(self, descriptor: int) -> None:
-        process = self._children.pop(descriptor)
-        self._poll.unregister(descriptor)
-        os.close(descriptor)
-        _, status = os.waitpid(process, 0)
-        if process == self._program and self._original is not None:
+    def _forget_original(self) -> None:
+        if self._original is not None:
             self._original.close()
             self._original = None
-        code = os.waitstatus_to_exitcode(status)
-        channel = self._channel.fileno()
-        send_message(channel, control.EXITED, process=str(process), code=str(code))
 
 
 @contextmanager

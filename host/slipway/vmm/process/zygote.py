@@ -12,14 +12,13 @@ import _socket
 import errno
 import gc
 import os
-import select
-import signal
 import sys
 import time
 
 from slipway.vmm.process import control, descriptors, privileges
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.vmm_process import run_and_exit
+from slipway.vmm.process.zygote_children import ZygoteChildren
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +45,7 @@ class Zygote:
         self._channel = _socket.socket(fileno=channel)
         self._counts = counts
         self._run_vm = run_vm
-        self._poll = select.epoll()
-        # Process ids of the children, by pidfd.
-        self._children: dict[int, int] = {}
+        self._children = ZygoteChildren(self._channel)
         self._closing = False
         # Present objects stay, and are exempt from garbage collection.
         gc.disable()
@@ -57,13 +54,9 @@ class Zygote:
     def run(self) -> int:
         """Run until the parent wants no more children and all have ended; return the status."""
         send_message(self._channel.fileno(), control.RUNNING)
-        self._poll.register(self._channel, select.EPOLLIN)
-        while not self._closing or self._children:
-            for descriptor, _ in self._poll.poll():
-                if descriptor in self._children:
-                    self._reap(descriptor)
-                else:
-                    self._handle_request()
+        self._children.watch(self._channel.fileno(), self._handle_request)
+        while self._children.wait_events() or not self._closing:
+            pass
         return 0
 
     def _handle_request(self) -> None:
@@ -87,46 +80,19 @@ class Zygote:
         zygote = os.getpid()
         try:
             process = os.fork()
-        except OSError as error:
-            self._refuse(error)
-        else:
             if not process:
                 self._run_child(zygote, given, began)
-            self._adopt_child(process)
+            self._children.adopt(process)
+        except OSError as error:
+            self._refuse(error)
         finally:
             for descriptor in given:
                 os.close(descriptor)
-
-    def _adopt_child(self, process: int) -> None:
-        """Keep a child, and send its pidfd to the parent."""
-        try:
-            descriptor = os.pidfd_open(process)
-        except OSError as error:
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            self._refuse(error)
-            return
-        self._children[descriptor] = process
-        self._poll.register(descriptor, select.EPOLLIN)
-        message = control.encode(control.SPAWNED, process=str(process))
-        try:
-            descriptors.send(self._channel, message, [descriptor])
-        except OSError:
-            os._exit(1)
 
     def _refuse(self, error: OSError) -> None:
         message = f"a VMM cannot be forked: {error.strerror}"
         hint = "Run fewer machines at once."
         send_message(self._channel.fileno(), control.REFUSED, message=message, hint=hint)
-
-    def _reap(self, descriptor: int) -> None:
-        process = self._children.pop(descriptor)
-        self._poll.unregister(descriptor)
-        os.close(descriptor)
-        _, status = os.waitpid(process, 0)
-        code = os.waitstatus_to_exitcode(status)
-        channel = self._channel.fileno()
-        send_message(channel, control.EXITED, process=str(process), code=str(code))
 
     def _run_child(self, zygote: int, given: list[int], began: int) -> NoReturn:
         """Run the child's VM and end; never returns, so that a child never acts as zygote."""
@@ -135,10 +101,9 @@ class Zygote:
             privileges.set_parent_death_signal(zygote)
             os.dup2(errors, sys.stderr.fileno())
             # Descriptors of the zygote and of its other children.
-            self._poll.close()
+            self._children.close()
             self._channel.close()
-            for descriptor in (errors, *self._children):
-                os.close(descriptor)
+            os.close(errors)
             gc.enable()
             run_and_exit(channel, lambda: self._run_vm(channel, sockets, began))
         finally:  # on any error, a child never acts as zygote
