@@ -1,9 +1,9 @@
 """Pool of idle clones, by snapshot key.
 
 The agent of an idle clone is ready, and its interpreter, if the language has one, waits for a
-script. A run takes the oldest clone, and another is made in the background. The pool keeps as many
-clones as were lately needed at once, in memory that the admission does not need for runs: a run
-without room gets the memory of idle clones.
+script. A run takes the oldest clone, and another is made in the background, when a processor is
+free. The pool keeps as many clones as were lately needed at once, in memory that the admission does
+not need for runs: a run without room gets the memory of idle clones.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ log.addHandler(logging.NullHandler())
 SLACK = 16 * MIB
 # Interval between two checks of demand and free memory, and the pause after a lack of memory.
 TICK_SECONDS = 5.0
+# While runs have all processors, a clone for the next run would take time from them, and that run
+# makes one as fast. But they may all be asleep: so often one is made nevertheless. In between, the
+# pool looks for a free processor.
+BUSY_SECONDS = 1.0
+LOOK_SECONDS = 0.1
 # An entry without demand for this time keeps one clone less.
 UNUSED_SECONDS = 60.0
 # Free memory of the host, in bytes, below which the pool keeps no clone.
@@ -73,6 +78,8 @@ class Pool:
         self._size = size
         self._entries: dict[SnapshotKey, PoolEntry] = {}
         self._wake = asyncio.Event()
+        # When the last clone was begun, by the event loop's clock.
+        self._begun = 0.0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._stops: set[asyncio.Task[None]] = set()
@@ -221,8 +228,9 @@ class Pool:
                 self._forget_unused()
                 if _is_host_short_of_memory():
                     self._evict_all()
-                elif (entry := self._find_shortest()) is not None:
+                elif (entry := self._find_shortest()) is not None and self._may_fill():
                     # One at a time: runs need the processors at the same time.
+                    self._begun = asyncio.get_running_loop().time()
                     await self._add_clone(entry)
                     continue
             except Exception:
@@ -232,8 +240,16 @@ class Pool:
                 async with asyncio.timeout(self._find_wait_seconds()):
                     await self._wake.wait()
 
+    def _may_fill(self) -> bool:
+        """Tell if a processor is free, or was not for long."""
+        load = self._admission.load
+        now = asyncio.get_running_loop().time()
+        return load.cpus < load.capacity.cpus or now - self._begun >= BUSY_SECONDS
+
     def _find_wait_seconds(self) -> float:
         """Return the seconds until an entry's next attempt, at most ``TICK_SECONDS``."""
+        if self._find_shortest() is not None:
+            return LOOK_SECONDS
         now = asyncio.get_running_loop().time()
         due = [e.retry_at - now for e in self._entries.values() if e.retry_at > now]
         return min([TICK_SECONDS, *due])

@@ -16,7 +16,7 @@ from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._snapshots import pool
 from slipway._snapshots.key import SnapshotKey
-from slipway._snapshots.pool import SLACK, TICK_SECONDS, UNUSED_SECONDS, Pool
+from slipway._snapshots.pool import BUSY_SECONDS, SLACK, TICK_SECONDS, UNUSED_SECONDS, Pool
 from slipway._snapshots.pool_entry import FIRST_BACKOFF
 from slipway._util.errors import HostError, ImageError
 from slipway._util.shares import Share
@@ -107,6 +107,41 @@ def nothing_left(ground: PoolBench) -> None:
     assert ground.pool.idle == 0
     assert ground.admission.reserved == 0
     assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task()] == []
+
+
+# --- Filling ----------------------------------------------------------------------------------
+
+
+async def test_no_clone_is_made_while_runs_have_all_processors(
+    ground: PoolBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "BUSY_SECONDS", float("inf"))
+    ticket = ground.admission.enter(Share(), Needs(0, CAPACITY.cpus))
+    await ground.take()
+    await asyncio.sleep(10 * TICK_SECONDS)
+    made = ground.templates.made
+
+    ground.admission.leave(ticket)
+    await ground.wait_filled(1)
+
+    assert made == 0
+
+
+async def test_clones_are_made_slowly_while_all_processors_belong_to_runs_that_do_not_end(
+    ground: PoolBench,
+) -> None:
+    times = []
+
+    async def note_time() -> None:
+        times.append(asyncio.get_running_loop().time())
+
+    ground.templates.cloning = note_time
+    ticket = ground.admission.enter(Share(), Needs(0, CAPACITY.cpus))
+    ground.prewarm()
+    await ground.wait_filled(2)
+    ground.admission.leave(ticket)
+
+    assert times[1] - times[0] >= BUSY_SECONDS
 
 
 # --- Taking -----------------------------------------------------------------------------------
