@@ -90,6 +90,8 @@ class FileSender:
     ) -> None:
         """``max_bytes``: the size of the disk, which no file of it exceeds."""
         self._job = spec.job
+        self._bound = spec.outputs_bytes
+        self._claimed = 0  # bytes of the files up to now
         self._root = root
         self._max_bytes = max_bytes
         self._send = send
@@ -124,6 +126,7 @@ class FileSender:
             if self._is_cancelled:
                 raise FileError("the job was cancelled")
             file = OutgoingFile(self._root, path, self._max_bytes)
+            self._claim_room(file)
             if self._joiner is not None and self._joiner.accepts(path, file.size):
                 whole = m.WholeFile(path, file.mode, file.read_all())
                 self._send_all(self._joiner.add(whole))
@@ -135,6 +138,20 @@ class FileSender:
         self._flush()
         self._file = file
         self._send(m.File(self._job, path, file.mode, file.size))
+
+    def _claim_room(self, file: OutgoingFile) -> None:
+        """Claim room for ``file`` within the bound of all files of the job, or close the file.
+
+        Raises:
+            FileError: too little room is left.
+        """
+        room = self._bound - self._claimed
+        if self._bound and file.size > room:
+            file.close()
+            raise FileError(
+                f"it has {file.size} bytes, and {room} are left of the fetch_limit of {self._bound}"
+            )
+        self._claimed += file.size
 
     def _send_piece(self, file: OutgoingFile) -> None:
         if file.left:

@@ -264,6 +264,15 @@ class Admission:
             staying.add(share, held - leaving)
         return staying.list_givers(taker)
 
+    def charge(self, memory: int) -> None:
+        """Count ``memory`` more bytes of a run that is under way, or fewer if negative.
+
+        The capacity may be exceeded thereby; other runs then wait for as long.
+        """
+        self._memory += memory
+        if memory < 0:
+            self._admit()
+
     def reserve(self, memory: int) -> bool:
         """Reserve ``memory`` bytes for an idle clone or template; return False if they do not fit.
 

@@ -144,7 +144,8 @@ class Job:
     ``window_bytes`` is the initial credit of stdout and of stderr. ``disk_bytes`` bounds the
     workspace: working directory, ``/tmp`` and the other writable directories together. A job with
     ``keep`` uses the workspace of the previous such job and leaves the files for the next: those
-    of a session. A job without ``keep`` removes the session's workspace.
+    of a session. A job without ``keep`` removes the session's workspace. ``outputs_bytes`` bounds
+    the contents of all ``outputs`` together; 0 leaves the bound to the agent.
     """
 
     job: int
@@ -154,6 +155,7 @@ class Job:
     window_bytes: int
     disk_bytes: int = 0
     keep: bool = False
+    outputs_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ HOST_TO_AGENT: Table = {
     1: (m.Hello, (_u32, _names, _u63, binary(0, 64), boolean)),
     2: (
         m.Job,
-        (_u32, optional(_command), _command, sequence(path), _u32, _u63, boolean),
+        (_u32, optional(_command), _command, sequence(path), _u32, _u63, boolean, _u63),
     ),
     3: _FILE,
     4: _FILE_DATA,

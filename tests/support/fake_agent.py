@@ -10,7 +10,9 @@ A program is text; each line is one command. It is read as bytes, so that any so
     exit N          end with code N                     env NAME      a variable's value
     sleep S         wait S seconds                      cat PATH      a file of the job to stdout
     forever         wait for a signal                   write PATH TEXT   make a file to be fetched
-    die             the whole machine ends at once      lie           break the protocol
+    zeros N PATH    make a file of N NULs to be fetched
+    zeros N PATH    make a file of N NULs               lie           break the protocol
+    die             the whole machine ends at once
     size            the terminal's rows and columns     resized       wait for another size
     look-up NAME    the address of NAME by the gateway's name server, or "unknown"
     trap N          from now on signal N does not end the program; while it waits for stdin or
@@ -178,6 +180,7 @@ class FakeJob:
         self._number = spec.job
         self._source = ""
         self._files = files
+        self._fetched = 0
         self._incoming = bytearray()
         self._task: asyncio.Task[None] | None = None
         self._stop: _Stopped | None = None
@@ -262,10 +265,14 @@ class FakeJob:
 
     async def _hand_over(self, path: str) -> None:
         mode, data = self._files.get(path, (0, None))
-        if data is None or self._cancelled:
-            reason = "the job was cancelled" if self._cancelled else "no such file"
+        room = self._spec.outputs_bytes - self._fetched
+        is_large = data is not None and len(data) > room
+        if data is None or is_large or self._cancelled:
+            reason = "too large (fetch_limit)" if is_large else "no such file"
+            reason = "the job was cancelled" if self._cancelled else reason
             await self._agent.write(m.FileMissing(self._number, path, reason))
             return
+        self._fetched += len(data)
         if FileJoiner.accepts(path, len(data)):
             whole = m.WholeFile(path, mode, bytes(data))
             await self._agent.write(m.Files(self._number, (whole,)))
@@ -346,6 +353,9 @@ class FakeJob:
                 case "write":
                     path, _, content = rest.partition(b" ")
                     self._files[path.decode()] = (0o644, bytearray(content))
+                case "zeros":
+                    number, _, path = rest.partition(b" ")
+                    self._files[path.decode()] = (0o644, bytearray(int(number)))
                 case "trap":
                     self._traps.add(int(rest))
                 case "size":

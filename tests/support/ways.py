@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from slipway._blocking.handles import Execution
 
-SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit"}
+SIZES = {"memory", "memory_limit", "build_memory_limit", "file_size", "output_limit", "fetch_limit"}
 OTHER_WAYS = ("clone", "runtime", "client", "cli", "served")
 PORT_WAYS = ("serial", "tcp")
 _RUN_SECONDS = re.compile(rb"\brun (\d+\.\d+)")

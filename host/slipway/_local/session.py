@@ -49,7 +49,8 @@ class LocalSession(AsyncSession):
         self._slot = slot or Slot(context.slots, spec.language, spec.options, spec.share)
         # One run at a time, in the order in which they came.
         turns = Admission(Capacity(1, sys.maxsize, sys.maxsize, QUEUE))
-        lender = GuestLender(self._lend_guest, self._take_back)
+        assert context.slots.admission is not None
+        lender = GuestLender(self._lend_guest, self._take_back, context.slots.admission)
         self._turns = replace(context.slots, launcher=lender, admission=turns)
         self._state: SessionState = Opening()
         # Set when the session is open, or will never be.
@@ -243,8 +244,10 @@ class LocalSession(AsyncSession):
 
     def _build_turn(self, job: JobRequest | None = None) -> Slot:
         spec = self._spec
-        check = job.check_room if job is not None else None
-        return Slot(self._turns, spec.language, spec.options, check=check, assets=self._slot.assets)
+        options, check = spec.options, None
+        if job is not None:
+            options, check = job.options, job.check_room
+        return Slot(self._turns, spec.language, options, check=check, assets=self._slot.assets)
 
     # --- End --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from slipway._admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
@@ -15,21 +16,32 @@ if TYPE_CHECKING:
 class GuestLender:
     """Launcher of a session's runs: lends the session's guest to each in turn.
 
-    ``lend`` returns the guest, or raises SlipwayError if the session is closed.
+    ``lend`` returns the guest, or raises SlipwayError if the session is closed. The session's
+    ticket counts the memory of its machine; the output files of a run count while it has the guest.
     """
 
     def __init__(
-        self, lend: Callable[[], Guest], take_back: Callable[[Guest], Awaitable[None]]
+        self,
+        lend: Callable[[], Guest],
+        take_back: Callable[[Guest], Awaitable[None]],
+        admission: Admission,
     ) -> None:
         self._lend = lend
         self._take_back = take_back
+        self._admission = admission
+        self._charged = 0
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Lend the guest; see :meth:`slipway._run.launcher.Launcher.launch`."""
-        return self._lend()
+        guest = self._lend()
+        self._charged = options.fetched_bytes
+        self._admission.charge(self._charged)
+        return guest
 
     async def release(self, guest: Guest) -> None:
         """Give the guest back to the session."""
+        self._admission.charge(-self._charged)
+        self._charged = 0
         await self._take_back(guest)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_FILES = 256
 MAX_FILE_BYTES = 256 * MIB
+# Bytes of all output files of a run together, if it has no fetch_limit.
+DEFAULT_FETCH_LIMIT = 64 * MIB
 # Together with the environments of both phases and the output paths these fit into one message of
 # the protocol, at most 64 KiB.
 MAX_ARGUMENTS = 512

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slipway._model.bounds import (
+    DEFAULT_FETCH_LIMIT,
     MAX_ARGUMENTS,
+    MAX_FILE_BYTES,
     MAX_FILES,
     MAX_OUTPUTS,
     MAX_VARIABLES,
@@ -50,6 +52,7 @@ Seconds = Annotated[float, Bounds(0, MAX_SECONDS, above=True, unit="s")]
 Size = Annotated[int, Bounds(0, MAX_MEMORY, above=True, unit="bytes")]
 Share = Annotated[int, Bounds(MIN_MEMORY_LIMIT, MAX_MEMORY, unit="bytes")]
 Count = Annotated[int, Bounds(0, MAX_PROCESSES, above=True)]
+FetchedSize = Annotated[int, Bounds(0, MAX_FILE_BYTES, above=True, unit="bytes")]
 FileCount = Annotated[int, Bounds(0, MAX_OPEN_FILES, above=True)]
 
 
@@ -130,6 +133,10 @@ class Options:
             most_items=MAX_OUTPUTS,
         ),
     ] = ()
+    fetch_limit: Annotated[
+        FetchedSize | None,
+        Option("size of all fetched files together; a file that does not fit is missing"),
+    ] = None
     timeout: Annotated[Seconds | None, Option("wall-clock time of the program")] = None
     build_timeout: Annotated[Seconds | None, Option("wall-clock time of the build")] = None
     cpu_time: Annotated[
@@ -221,6 +228,13 @@ class Options:
                 object.__setattr__(self, name, convert(name, option.kind, value))
         if self.tty is True:
             object.__setattr__(self, "tty", Tty())
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that the output files of the run may have together."""
+        if not self.outputs:
+            return 0
+        return DEFAULT_FETCH_LIMIT if self.fetch_limit is None else self.fetch_limit
 
     def check(self, source_name: str) -> None:
         """Check all bounds that do not depend on the image.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.network_use import NetworkUse  # noqa: TC001  # type of a field
+from slipway._util.data_form import encode_data
 from slipway._util.errors import SlipwayError
 from slipway._util.public import public
 from slipway._util.text import to_plain_line
@@ -90,17 +90,13 @@ class Captured:
         return self.dropped > 0
 
     def record(self) -> dict[str, Any]:
-        """Return the stream for JSON: as text if it is UTF-8, else as base64."""
-        record: dict[str, Any] = {
+        """Return the stream for JSON, as text or base64; see :func:`encode_data`."""
+        return {
             "bytes": self.size,
             "dropped": self.dropped,
             "truncated": self.truncated,
+            **encode_data(self.data),
         }
-        try:
-            record["text"] = self.data.decode("utf-8")
-        except UnicodeDecodeError:
-            record["base64"] = base64.b64encode(self.data).decode("ascii")
-        return record
 
 
 @public

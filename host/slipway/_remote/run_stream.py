@@ -9,10 +9,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from slipway._remote.answers import decode_resume, decode_run
+from slipway._util.data_form import encode_data
 from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.units import MIB
 from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import MAX_LINE, decode_line, encode_data, encode_line
+from slipway._wire.fields import MAX_LINE, decode_line, encode_line
 from slipway._wire.reader import MAX_OUTPUT, EventReader
 
 if TYPE_CHECKING:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slipway._model.bounds import MAX_FILE_BYTES
 from slipway._util.errors import UnknownOutcome
-from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     from slipway._run.job_report import JobReport
-    from slipway_protocol.messages import File, WholeFile
+    from slipway_protocol.messages import File, Job, WholeFile
 
-# Upper bound on the files of one job together, in bytes: they are kept in memory.
-MAX_FETCHED = 256 * MIB
+
+# FileData messages of a file: so many, and one more for each of so many bytes.
+MIN_PIECES = 16
+PIECE_BYTES = 1024
 
 
 class FileReceiver:
-    """Receiver of the files of ``outputs``, each of which comes once or is missing.
+    """Receiver of the output files of ``job``, each of which comes once or is missing.
 
-    All methods raise UnknownOutcome when the guest breaks that rule.
+    The files are kept in memory. The job bounds their bytes, and the agent knows that bound. All
+    methods raise UnknownOutcome when the guest breaks these rules.
     """
 
-    def __init__(self, outputs: tuple[str, ...], report: JobReport) -> None:
-        self._wanted = set(outputs)
+    def __init__(self, job: Job, report: JobReport) -> None:
+        self._wanted = set(job.outputs)
+        self._most = job.outputs_bytes or MAX_FILE_BYTES
         self._report = report
         self._incoming: tuple[File, bytearray] | None = None
+        self._pieces = 0
         self._fetched = 0
 
     def begin_file(self, file: File) -> None:
@@ -32,6 +37,7 @@ class FileReceiver:
         self._claim_path(file.path)
         self._count_bytes(file.size)
         self._incoming = (file, bytearray())
+        self._pieces = 0
         self.take_data(b"")
 
     def take_data(self, data: bytes) -> None:
@@ -40,6 +46,9 @@ class FileReceiver:
             raise UnknownOutcome("file content came without a file")
         file, content = self._incoming
         content += data
+        self._pieces += 1
+        if self._pieces > MIN_PIECES + file.size // PIECE_BYTES:
+            raise UnknownOutcome(f"the pieces of {file.path!r} are too small")
         if len(content) > file.size:
             raise UnknownOutcome(f"{file.path!r} has more bytes than were announced")
         if len(content) == file.size:
@@ -65,8 +74,8 @@ class FileReceiver:
 
     def _count_bytes(self, size: int) -> None:
         self._fetched += size
-        if self._fetched > MAX_FETCHED:
-            raise UnknownOutcome(f"the files fetched back have more than {MAX_FETCHED} bytes")
+        if self._fetched > self._most:
+            raise UnknownOutcome(f"the files fetched back have more than {self._most} bytes")
 
     def _claim_path(self, path: str) -> None:
         if path not in self._wanted or self._incoming is not None:

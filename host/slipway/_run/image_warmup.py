@@ -51,6 +51,7 @@ async def _run_warmup(
     hypervisor: Hypervisor,
     progress: Callable[[str], None],
 ) -> bytes:
+    from slipway._model.bounds import MAX_FILE_BYTES
     from slipway._model.options import MAX_CPUS, Options
     from slipway._run.assets import AssetRequest, find_boot_assets
     from slipway._run.job_request import JobRequest
@@ -76,6 +77,7 @@ async def _run_warmup(
     )
     options = Options(
         outputs=(OUTPUT,),
+        fetch_limit=MAX_FILE_BYTES,
         memory=image.minimum_memory + warm_up.memory * MIB,
         cpus=min(os.cpu_count() or 1, MAX_CPUS),
     )

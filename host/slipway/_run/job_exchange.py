@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from slipway._run.file_receiver import FileReceiver
 from slipway._run.job_report import JobReport, PhaseReport
 from slipway._run.job_transfer import build_job_messages, is_small
+from slipway._run.stdin_credit import StdinCredit
 from slipway._util.errors import InputError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway._util.units import MIB
@@ -77,14 +78,13 @@ class JobExchange:
         self._sink = sink
         self._observer = observer
         self._report = JobReport()
-        self._files = FileReceiver(job.outputs, self._report)
+        self._files = FileReceiver(job, self._report)
         self._phase: m.Phase | None = None
         self._phase_began = time.monotonic()
         self._streams = {s: _OutputStream() for s in (m.Stream.STDOUT, m.Stream.STDERR)}
         self._is_over = False
         self._is_cancelled = False
-        self._stdin_credit = 0
-        self._stdin_open = asyncio.Event()
+        self._stdin_credit = StdinCredit()
         self._started = asyncio.Event()
         self._size: m.Tty | None = None
 
@@ -170,11 +170,7 @@ class JobExchange:
             async for data in stdin:
                 rest = memoryview(data)
                 while rest:
-                    while not self._stdin_credit:
-                        self._stdin_open.clear()
-                        await self._stdin_open.wait()
-                    count = min(len(rest), self._stdin_credit, MAX_DATA)
-                    self._stdin_credit -= count
+                    count = await self._stdin_credit.spend(min(len(rest), MAX_DATA))
                     await self._channel.send(m.Input(self._id, bytes(rest[:count])))
                     rest = rest[count:]
         except InputError as error:  # of the caller's iterator: the program would wait for more
@@ -200,8 +196,7 @@ class JobExchange:
             case m.PhaseDone():
                 self._end_phase(message)
             case m.Credit(stream=m.Stream.STDIN, count=count):
-                self._stdin_credit += count
-                self._stdin_open.set()
+                self._stdin_credit.grant(count)
             case m.File():
                 self._files.begin_file(message)
             case m.FileData(data=data):

@@ -72,7 +72,16 @@ def build_job_message(
         out_of_memory=language.run.out_of_memory,
     )
     files = (InputFile(arranged.source, source), *options.files, *arranged.files)
-    return m.Job(0, build, run, options.outputs, 0, keep=job.keep_files), files
+    message = m.Job(
+        0,
+        build,
+        run,
+        options.outputs,
+        0,
+        keep=job.keep_files,
+        outputs_bytes=options.fetched_bytes,
+    )
+    return message, files
 
 
 def convert_terminal_size(tty: Tty) -> m.Tty:

@@ -297,6 +297,7 @@ class Slot:
 
         assets = self.assets
         memory = (self._memory_factor - 1) * assets.memory + assets.footprint
+        memory += self._options.fetched_bytes  # the files of the result
         if self._options.network is not None:
             from slipway.machine.gateway_handle import MAX_MEMORY
 

@@ -20,10 +20,11 @@ from slipway._model.events import (
     Queued,
     Started,
 )
+from slipway._util.data_form import encode_data
 from slipway._util.errors import InputError
 from slipway._util.text import to_plain_line
 from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import Fields, encode_data
+from slipway._wire.fields import Fields
 from slipway._wire.ports import encode_ports, read_ports
 from slipway._wire.results import encode_phase, encode_result, read_phase, read_result
 

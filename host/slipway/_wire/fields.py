@@ -149,14 +149,6 @@ def decode_text_or_base64(text: str | None, encoded: str | None, where: str) -> 
         raise InputError(f"{where} has invalid base64", "See RFC 4648, section 4.") from None
 
 
-def encode_data(data: bytes) -> dict[str, Any]:
-    """Return ``data`` as text if it is UTF-8, else as base64 (RFC 4648)."""
-    try:
-        return {"text": data.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
-
-
 def decode_line(line: bytes) -> dict[str, Any]:
     """Return the object in one line of JSON (RFC 8259).
 

@@ -9,8 +9,8 @@ from slipway._model.input_file import InputFile
 from slipway._model.network import Network
 from slipway._model.option import Group
 from slipway._model.options import OPTIONS, Tty
+from slipway._util.data_form import encode_data
 from slipway._util.errors import InputError
-from slipway._wire.fields import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,9 +18,10 @@ from slipway._model.result import (
     Usage,
     Verdict,
 )
+from slipway._util.data_form import encode_data
 from slipway._util.errors import InputError
 from slipway._wire.errors import make_protocol_error
-from slipway._wire.fields import Fields, encode_data
+from slipway._wire.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

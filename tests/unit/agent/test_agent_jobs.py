@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,19 @@ def test_requested_file_that_is_a_trap_is_missing(
 
     assert reason in story.one(m.FileMissing).reason
     assert story.all(m.File) == []
+
+
+def test_file_beyond_the_bound_of_all_files_is_missing_and_the_next_may_fit(host: Host) -> None:
+    sizes = {"a": 60, "b": 50, "c": 40}
+    source = f"for name, size in {sizes}.items(): open(name, 'w').write('x' * size)"
+    bounded = replace(job(python(source), outputs=["a", "b", "c"]), outputs_bytes=100)
+
+    story = host.run(bounded)
+
+    assert [(file.path, file.size) for file in story.all(m.File)] == [("a", 60), ("c", 40)]
+    missing = story.one(m.FileMissing)
+    assert missing.path == "b"
+    assert missing.reason == "it has 50 bytes, and 40 are left of the fetch_limit of 100"
 
 
 def test_jobs_follow_each_other_without_traces(host: Host) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipway._model.input_file import InputFile
-from slipway._run.file_receiver import MAX_FETCHED
 from slipway._run.job_exchange import WINDOW
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway.machine.model import PortKind
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
 OUT, ERR, IN = m.Stream.STDOUT, m.Stream.STDERR, m.Stream.STDIN
 BUILD, RUN = m.Phase.BUILD, m.Phase.RUN
 COMMAND = m.Command(("program",), (), m.Limits())
-ONLY_RUN = m.Job(0, None, COMMAND, ("wanted", "other"), 0)
+# Bytes of the output files of a job together.
+FETCH_LIMIT = 1000
+ONLY_RUN = m.Job(0, None, COMMAND, ("wanted", "other"), 0, outputs_bytes=FETCH_LIMIT)
 WITH_BUILD = m.Job(0, COMMAND, COMMAND, (), 0)
 ENDS = (m.OutputEnd(1, OUT, 0, 0), m.OutputEnd(1, ERR, 0, 0))
 JOINING = replace(READY, capabilities=(JOINED_FILES,))
@@ -349,7 +350,12 @@ VIOLATIONS: dict[str, tuple[m.Message, ...]] = {
         *RAN,
         *(m.File(1, "wanted", 0o644, 2), m.FileData(1, b"x"), MISSING[1], m.JobDone(1)),
     ),
-    "a file that nobody could keep": (*RAN, m.File(1, "wanted", 0o644, MAX_FETCHED + 1)),
+    "a file that is larger than the bound": (*RAN, m.File(1, "wanted", 0o644, FETCH_LIMIT + 1)),
+    "files beyond the job's bound": (
+        *RAN,
+        *(m.File(1, "wanted", 0o644, 1), m.FileData(1, b"x")),
+        m.File(1, "other", 0o644, FETCH_LIMIT),
+    ),
     "content of no file": (*RAN, m.FileData(1, b"x")),
     "a whole file that nobody wants": (*RAN, give("unwanted")),
     "a whole file twice": (*RAN, give("wanted", "wanted")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from slipway._model.bounds import DEFAULT_FETCH_LIMIT
 from slipway._model.options import Options
 from slipway._model.result import PhaseLimits
 from slipway._run.job_message import Surroundings, build_job_message
@@ -72,6 +73,18 @@ def test_each_limit_can_be_asked_for() -> None:
 
     assert run == m.Limits(30_000, 30_000, 64 * MIB, 7, MIB, 2000, 5, kill_on_output=True)
     assert build == replace(BUILD, memory_bytes=99 * MIB)
+
+
+def test_output_files_are_bounded_in_each_job_that_asks_for_some() -> None:
+    language = catalogue.find_language("bash")
+
+    def read_bound(**options: Any) -> int:
+        job, _ = build_job_message(JobRequest(language, b"x", Options(**options)))
+        return job.outputs_bytes
+
+    assert read_bound(outputs=("a",), fetch_limit=5) == 5
+    assert read_bound(outputs=("a",)) == DEFAULT_FETCH_LIMIT
+    assert read_bound(fetch_limit=5) == 0
 
 
 def test_command_tells_a_runtime_its_memory() -> None:

@@ -31,10 +31,11 @@ from slipway._model.result import (
     Usage,
 )
 from slipway._model.run_request import RunRequest
+from slipway._util.data_form import encode_data
 from slipway._util.errors import Busy
 from slipway._wire.errors import decode_error, encode_error
 from slipway._wire.events import decode_event, encode_event, encode_event_and_files
-from slipway._wire.fields import MAX_LINE, decode_data, decode_line, encode_data, encode_line
+from slipway._wire.fields import MAX_LINE, decode_data, decode_line, encode_line
 from slipway._wire.job import encode_job
 from slipway._wire.reader import EventReader
 from slipway._wire.results import decode_result, encode_result

@@ -47,7 +47,7 @@ def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
     command = [["sh"], [["A", "b"]], limits, True, [24, 80, "newer"], [], "newer"]
     done = [38, 7, 2, 0, 0, 0, [1, 2, 3, 4, 5, "newer"], ""]
 
-    job = decode(pack([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
+    job = decode(pack([2, 7, None, command, [], 0, 0, False, 0]), HOST_TO_AGENT)
     phase_done = decode(pack(done), AGENT_TO_HOST)
 
     run = m.Command(("sh",), (("A", "b"),), m.Limits(), True, m.Tty(24, 80))
@@ -69,7 +69,7 @@ def test_fields_of_a_newer_peer_are_ignored_in_nested_values() -> None:
 )
 def test_nested_value_of_another_shape_is_refused(command: list[object]) -> None:
     with pytest.raises(ProtocolError, match=r"^Job: "):
-        decode(pack([2, 7, None, command, [], 0, 0, False]), HOST_TO_AGENT)
+        decode(pack([2, 7, None, command, [], 0, 0, False, 0]), HOST_TO_AGENT)
 
 
 def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:
@@ -103,7 +103,7 @@ def test_message_longer_than_a_frame_is_not_sent() -> None:
     with pytest.raises(ProtocolError) as caught:
         encode(job)
 
-    assert caught.value.message == f"Job has 80036 bytes; at most {MAX_MESSAGE} are allowed"
+    assert caught.value.message == f"Job has 80037 bytes; at most {MAX_MESSAGE} are allowed"
 
 
 @pytest.mark.parametrize(

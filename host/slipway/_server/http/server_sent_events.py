@@ -76,6 +76,8 @@ class EventStream(Response):
                     break
                 for record in encode_event_and_files(event):
                     await send(_build_message(_encode_event(record)))
+                    # Many pieces of files; a client that reads fast never makes send() wait.
+                    await asyncio.sleep(0)
                 upcoming = asyncio.ensure_future(anext(self._execution))
         finally:
             upcoming.cancel()

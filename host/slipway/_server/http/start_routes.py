@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request  # noqa: TC002  # FastAPI looks it up
-from starlette.responses import Response  # noqa: TC002  # FastAPI looks it up
+from starlette.responses import Response, StreamingResponse
 
 from slipway._model.network_ceiling import check_ceiling
 from slipway._model.options import MAX_SOURCE
@@ -17,6 +18,7 @@ from slipway._server.http import run_request_parsing, server_sent_events
 from slipway._server.http.disconnect import run_while_connected
 from slipway._server.http.openapi import describe_problems, describe_run_request
 from slipway._server.http.request_context import (
+    JSON,
     build_json_response,
     get_peer,
     get_service,
@@ -31,11 +33,12 @@ from slipway._server.kept.retention import RunPolicy
 from slipway._server.kept.run_record import build_run_record
 from slipway._server.problems import InvalidRequest, Problem, Refusal
 from slipway._util.units import MIB
+from slipway._wire.json_pieces import iterate_json, join_pieces
 from slipway._wire.request_models import RunBody, RunQuery, StartBody, StartQuery
 from slipway._wire.results import encode_result
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from slipway._local.execution import LocalExecution
     from slipway._model.run_request import RunRequest
@@ -51,8 +54,10 @@ if TYPE_CHECKING:
 
     Starter = Callable[[RunRequest], Awaitable[LocalExecution]]
 
-# Bytes of each output stream in one response: the response is put together in memory.
+# Bytes of each output stream in one response, and of all files: all of them are in memory at once.
 MAX_ANSWERED = 16 * MIB
+# Bytes of output and files that are encoded in the event loop, at once.
+MAX_AT_ONCE = 64 * 1024
 
 router = create_router("runs")
 
@@ -137,9 +142,31 @@ async def answer_run(request: Request, forms: RunForms, starter: Starter) -> Res
         return EventStream(execution)
     try:
         result = await run_while_connected(request.receive, execution.wait())
-        return build_json_response(encode_result(result, output=True, files=True))
+        return await _build_answer(result)
     finally:
         await cancel_and_drain(execution)
+
+
+async def _build_answer(result: Result) -> Response:
+    """Return the response with ``result``; a long result is encoded in a thread, and streamed."""
+    if _count_bytes(result) <= MAX_AT_ONCE:
+        return build_json_response(encode_result(result, output=True, files=True))
+    record = await asyncio.to_thread(encode_result, result, output=True, files=True)
+    return StreamingResponse(_stream(iterate_json(record)), media_type=JSON)
+
+
+async def _stream(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in join_pieces(pieces):
+        yield piece
+        # A client that reads fast never makes the connection wait; other requests have turns, too.
+        await asyncio.sleep(0)
+
+
+def _count_bytes(result: Result) -> int:
+    """Return the bytes of output and files in ``result``."""
+    phases = [phase for phase in (result.build, result.run) if phase is not None]
+    output = sum(len(phase.stdout.data) + len(phase.stderr.data) for phase in phases)
+    return output + sum(len(file.data or b"") for file in result.files)
 
 
 def _use_new_machine(request: Request) -> Starter:
@@ -155,7 +182,7 @@ def _use_new_machine(request: Request) -> Starter:
 
 
 def _bound_output(starter: Starter) -> Starter:
-    """Return ``starter`` for runs whose output has to fit into one response."""
+    """Return ``starter`` for runs whose output and files have to fit into one response."""
 
     async def start(wanted: RunRequest) -> LocalExecution:
         limit = wanted.options.output_limit
@@ -164,6 +191,15 @@ def _bound_output(starter: Starter) -> Starter:
                 f"output_limit is {limit}, one response has at most {MAX_ANSWERED} of each stream",
                 "Take the output while it comes: POST /v1/start, or Accept: text/event-stream.",
             )
+        limit = wanted.options.fetch_limit
+        if limit is not None and limit > MAX_ANSWERED:
+            raise InvalidRequest(
+                f"fetch_limit is {limit}, one response has at most {MAX_ANSWERED} of all files",
+                "POST /v1/start, and GET /v1/runs/ID/files/PATH; or Accept: text/event-stream.",
+            )
+        if limit is None and wanted.options.outputs:
+            options = replace(wanted.options, fetch_limit=MAX_ANSWERED)
+            wanted = replace(wanted, options=options)
         return await starter(wanted)
 
     return start

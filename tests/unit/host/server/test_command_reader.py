@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from slipway._model.options import Tty
 from slipway._server.kept.command_reader import CommandReader, parse_signal
+from slipway._util.data_form import encode_data
 from slipway._util.errors import InputError, SlipwayError
-from slipway._wire.fields import MAX_LINE, encode_data
+from slipway._wire.fields import MAX_LINE
 from support.played_execution import PlayedExecution, writing
 
 if TYPE_CHECKING:
