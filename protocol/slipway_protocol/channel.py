@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from slipway_protocol.connection import Connection, Violation
-from slipway_protocol.framing import BadFrame
+from slipway_protocol.framing import END, BadFrame
 
 if TYPE_CHECKING:
-    import asyncio
-
     from slipway_protocol.connection import Event
     from slipway_protocol.messages import HostMessage
 
 # Large enough that a full virtqueue of frames costs one wake-up.
 READ_SIZE = 256 * 1024
+# A read with more frames than that is decoded in slices, which take at most as many milliseconds as
+# a read of large frames. Each frame has an END on either side.
+MAX_FRAMES = 256
+SLICE = 512
+# Events between two turns of all other tasks: a peer that sends without end must not keep them
+# waiting.
+TURN = 128
 
 
 class Channel:
@@ -30,6 +36,11 @@ class Channel:
         self._writer = writer
         self._connection = Connection.host()
         self._events: deque[Event] = deque()
+        # The last read, how much of it has been decoded, and how much is decoded at once.
+        self._data = b""
+        self._decoded = 0
+        self._slice = 0
+        self._taken = 0
 
     def pack_messages(self) -> None:
         """Send messages as Packed from now on, where that is shorter."""
@@ -60,11 +71,8 @@ class Channel:
 
     async def receive(self) -> Event | None:
         """Return the next event, or None at the end of the stream, clean or broken."""
-        while not self._events:
-            data = await self._read_piece()
-            if not data:
-                return None
-            self._events.extend(self._connection.receive(data))
+        if not await self._wait_event():
+            return None
         return self._events.popleft()
 
     async def wait_message(self) -> bool:
@@ -72,15 +80,31 @@ class Channel:
 
         May be cancelled: no byte is lost.
         """
-        while True:
-            while self._events:
-                if not isinstance(self._events[0], BadFrame | Violation):
-                    return True
-                self._events.popleft()
-            data = await self._read_piece()
-            if not data:
-                return False
-            self._events.extend(self._connection.receive(data))
+        while await self._wait_event():
+            if not isinstance(self._events[0], BadFrame | Violation):
+                return True
+            self._events.popleft()
+        return False
+
+    async def _wait_event(self) -> bool:
+        """Wait until there is an event; False at the end. May be cancelled: no byte is lost."""
+        self._taken += 1
+        if self._taken >= TURN:
+            self._taken = 0
+            await asyncio.sleep(0)
+        while not self._events:
+            if self._decoded >= len(self._data):
+                data = await self._read_piece()
+                if not data:
+                    return False
+                self._data, self._decoded = data, 0
+                self._slice = len(data) if data.count(END) <= 2 * MAX_FRAMES else SLICE
+            piece = self._data[self._decoded : self._decoded + self._slice]
+            self._decoded += len(piece)
+            if self._decoded == len(self._data):
+                self._data, self._decoded = b"", 0  # an idle channel holds nothing
+            self._events.extend(self._connection.receive(piece))
+        return True
 
     async def _read_piece(self) -> bytes:
         try:

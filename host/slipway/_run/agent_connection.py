@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slipway._run.guest_log import GuestLog
 from slipway._run.job_exchange import JobExchange
+from slipway._run.message_counts import MessageCounts
 from slipway._util.errors import HostError, UnknownOutcome
 from slipway._util.text import to_plain_line
 from slipway.machine.gateway import addresses
@@ -29,11 +31,6 @@ if TYPE_CHECKING:
     from slipway._run.output_sink import JobObserver, OutputSink
     from slipway.machine.model import Machine
     from slipway_protocol.messages import HostMessage, Message
-
-log = logging.getLogger("slipway.agent")
-# Silent by default: text of a guest reaches a terminal only if the program asks for this log.
-log.addHandler(logging.NullHandler())
-
 
 # Upper bound on the error of a clone's clock, in seconds. On a busy host a greeting may take
 # longer, and the next ones as well.
@@ -56,6 +53,8 @@ class AgentConnection:
         self._jobs = 0
         self._is_heard = False
         self._exchange: JobExchange | None = None
+        self._counts = MessageCounts()
+        self._log = GuestLog()
         self.awake_at: float | None = None
         # Whether the agent understands Files, by its last Ready.
         self.joins_files = False
@@ -95,6 +94,7 @@ class AgentConnection:
         return await self._greet(clone=False)
 
     async def _greet(self, *, clone: bool) -> m.Ready:
+        self._counts.begin()
         await self._send_hello(clone)
         while True:
             message = await self.receive()
@@ -188,8 +188,12 @@ class AgentConnection:
             UnknownOutcome: the machine ended, or broke the protocol.
         """
         self._jobs += 1
+        self._counts.begin()
         self._exchange = JobExchange(self, self._jobs, job, sink, observer)
-        return await self._exchange.run(files, stdin)
+        try:
+            return await self._exchange.run(files, stdin)
+        finally:
+            self._log.end_job()
 
     async def signal(self, number: int) -> None:
         """Send signal ``number`` to the program of the phase that runs.
@@ -219,6 +223,7 @@ class AgentConnection:
 
     async def close(self) -> None:
         """Close the stream to the agent."""
+        self._log.end_job()
         await self._channel.close()
 
     async def send(self, message: HostMessage) -> None:
@@ -242,7 +247,8 @@ class AgentConnection:
 
         Raises:
             HostError: the machine ended before its first job.
-            UnknownOutcome: the machine ended after that, or broke the protocol.
+            UnknownOutcome: the machine ended after that, or broke the protocol: by a violation, or
+                by too many messages of a kind.
         """
         while True:
             event = await self._channel.receive()
@@ -250,10 +256,11 @@ class AgentConnection:
                 raise await self._build_loss_error()
             if isinstance(event, Violation):
                 raise UnknownOutcome(f"the guest broke the protocol: {event.reason}")
+            self._counts.count(type(event))
             if isinstance(event, BadFrame):
                 # Before the agent does, the kernel may write to a serial port, or echo a Hello.
                 level = logging.INFO if self._is_heard else logging.DEBUG
-                log.log(level, "dropped %d bytes from the guest: %s", event.size, event.reason)
+                self._log.write(level, f"dropped {event.size} bytes from the guest: {event.reason}")
                 continue
             self._is_heard = True
             return event
@@ -275,7 +282,6 @@ class AgentConnection:
             return HostError(f"{message} before the agent was ready; {details}")
         return UnknownOutcome(f"{message} while it had a job; {details}")
 
-    @staticmethod
-    def log_line(message: m.Log) -> None:
-        """Log a line of the agent, escaped to one line of ASCII."""
-        log.log(int(message.level), "%s", message.text.encode("unicode_escape").decode("ascii"))
+    def log_line(self, message: m.Log) -> None:
+        """Log a line of the agent."""
+        self._log.write(int(message.level), message.text)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from slipway.vmm.spec import VmConfig
 
 
+# Messages for which nobody waits. A VMM sends one or two at its end.
+MAX_UNASKED = 16
+
+
 class KvmMachine(ChildMachine):
     """Process of a VMM, and the channel that controls it."""
 
@@ -45,6 +49,8 @@ class KvmMachine(ChildMachine):
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
         self._asking = asyncio.Lock()
         self._ending = ""
+        self._unasked = 0
+        self._killing: asyncio.Task[None] | None = None
         # Until the first KVM_RUN, in seconds: CPU time of the VMM's process, and for a clone the
         # time since its fork.
         self.start_cpu_seconds = 0.0
@@ -111,14 +117,24 @@ class KvmMachine(ChildMachine):
             future = self._answers.pop(verb)
             if not future.done():
                 future.set_result(texts)
+            return
+        if not message:
+            self._close_channel()
+            return
+        self._unasked += 1
+        if self._unasked > MAX_UNASKED:
+            self._end_flood()
         elif verb == control.FAILED:
             self._fail_answers(build_error(texts))
-        elif verb == control.ENDED:
-            if texts.get("wanted") != "1":
-                lines = texts.get("text", "").split("\n")
-                self._ending = "\n  ".join(to_plain_line(line) for line in lines)
-        elif not message:
-            self._close_channel()
+        elif verb == control.ENDED and texts.get("wanted") != "1":
+            lines = texts.get("text", "").split("\n")
+            self._ending = "\n  ".join(to_plain_line(line) for line in lines)
+
+    def _end_flood(self) -> None:
+        """End a VMM that sends more than any does: its guest may have taken it over."""
+        self._ending = f"its VMM sent more than {MAX_UNASKED} messages that nobody asked for"
+        self._close_channel()
+        self._killing = asyncio.ensure_future(self._process.kill())
 
     def _close_channel(self) -> None:
         """Close the control channel; a VMM that still runs ends then."""

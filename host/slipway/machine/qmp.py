@@ -23,6 +23,8 @@ MAX_LINE = 64 * 1024
 # One piece is read at a time, and the socket is closed after so many invalid lines: a QEMU that
 # writes without end must not keep all other machines of this process waiting.
 MAX_NOISE = 256
+# Events, and answers to no command, in the life of a QEMU. A guest can cause an event a second.
+MAX_UNASKED = 16 * 1024
 _PIECE = 4096
 # A host under so much load that this is too short could not run the guest either.
 ANSWER_SECONDS = 30.0
@@ -43,6 +45,7 @@ class Monitor:
         # Numbers of the commands of send(), for whose answers no caller waits.
         self._commands: set[int] = set()
         self._noise = 0
+        self._unasked = 0
         # QEMU's first refusal of a command that was only sent; empty if none.
         self.complaint = ""
         self.resumed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -116,7 +119,12 @@ class Monitor:
         self._buffer = rest
         for line in lines:
             self._handle_line(line)
-        if not data or len(rest) > MAX_LINE or self._noise > MAX_NOISE:
+        if self._unasked > MAX_UNASKED:
+            self.complaint = self.complaint or (
+                f"QEMU sent more than {MAX_UNASKED} messages that nobody asked for"
+            )
+        flooded = self._noise > MAX_NOISE or self._unasked > MAX_UNASKED
+        if not data or len(rest) > MAX_LINE or flooded:
             self.close()
 
     def _handle_line(self, line: bytearray) -> None:
@@ -131,7 +139,8 @@ class Monitor:
         number = message.get("id")
         if message.get("event") == "RESUME" and not self.resumed.done():
             self.resumed.set_result(None)
-        if not isinstance(number, int):
+        if not isinstance(number, int) or not self._is_due(number):
+            self._unasked += 1
             return
         answer = self._answers.pop(number, None)
         if "return" in message:
@@ -144,6 +153,10 @@ class Monitor:
                 self.complaint = self.complaint or error.message
                 self.send("quit")
             _resolve(answer, lambda waiting: waiting.set_exception(error))
+
+    def _is_due(self, number: int) -> bool:
+        """Tell if QEMU owes an answer to the command of this number."""
+        return number in self._answers or number in self._commands
 
 
 def _resolve(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from slipway._util.errors import HostError
 from slipway.machine import migration
-from slipway.machine.qmp import MAX_LINE, MAX_NOISE, Monitor
+from slipway.machine.qmp import MAX_LINE, MAX_NOISE, MAX_UNASKED, Monitor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -205,6 +205,23 @@ async def test_noise_without_end_is_not_listened_to(
 
     with pytest.raises(HostError, match="ended"):
         await asked
+
+
+@pytest.mark.parametrize("message", [b'{"event":"X"}\n', b"{}\n", b'{"id":99,"return":{}}\n'])
+async def test_messages_that_nobody_asked_for_are_bounded(
+    qemu: tuple[Monitor, Qemu], message: bytes
+) -> None:
+    monitor, played_qemu = qemu
+    asked = asyncio.create_task(monitor.execute("cont"))
+    await played_qemu.hear()
+
+    with suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(MAX_UNASKED // 1024 + 1):
+            await played_qemu.say(message * 1024)
+
+    with pytest.raises(HostError, match="ended"):
+        await asked
+    assert "nobody asked for" in monitor.complaint
 
 
 async def test_qemu_that_does_not_read_is_not_waited_for() -> None:
