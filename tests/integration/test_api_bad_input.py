@@ -7,12 +7,14 @@ import base64
 import json
 import logging
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from slipway._model.options import MAX_SOURCE
+from slipway._server.http import run_request_parsing
 from slipway._server.http.connection import MAX_HEAD
 from support.api_server import MIB, Served, serve_api
 
@@ -91,6 +93,60 @@ async def test_refuses_a_body_of_many_values_before_it_reads_them(
 
     assert answer.status_code == 413
     assert "beside its texts" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"language":"bash","source":"x","source":"y"}', "source"),
+        (b'{"language":"bash","source":"x","sourc\\u0065":"y"}', "source"),
+        (b'{"language":"bash","source":"x","environment":{"A":"1","A":"1"}}', "A"),
+        (b'{"language":"bash","source":"x","environment":{"\\\\":"1","\\\\":"1"}}', "\\\\"),
+        (b'{"language":"bash","source":"x","files":[{"path":"a","path":"b","text":""}]}', "path"),
+    ],
+    ids=["same", "escaped", "nested", "backslash", "in a list"],
+)
+async def test_refuses_a_name_that_is_twice_in_an_object(
+    http: httpx.AsyncClient, body: bytes, name: str
+) -> None:
+    answer = await http.post("/v1/run", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"'{name}' is twice in an object of the body"
+
+
+async def test_names_that_only_look_equal_are_none_that_are_twice(http: httpx.AsyncClient) -> None:
+    long = "x" * 5000
+    job = {
+        "language": "bash",
+        "source": 'env a\\"\nenv a',
+        "environment": {'a\\"': "one", "a": "two", "a\\\\": "three"},
+        "files": [{"path": "a", "text": long}, {"path": "b", "text": long}],
+    }
+
+    answer = await http.post("/v1/run", json=job)
+
+    assert answer.json()["run"]["stdout"]["text"] == "one\ntwo\n"
+
+
+async def test_large_job_is_parsed_beside_the_event_loop(api: Served) -> None:
+    parsing: set[int] = set()
+    original = run_request_parsing.parse_json_request
+
+    def note_thread(*arguments: Any) -> Any:
+        parsing.add(threading.get_ident())
+        return original(*arguments)
+
+    text = "x" * (MIB // 2)
+    job = {"language": "bash", "source": "print hi", "files": [{"path": "a", "text": text}]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_request_parsing, "parse_json_request", note_thread)
+        async with api.client() as http:
+            answer = await http.post("/v1/run", json=job)
+
+    assert answer.json()["run"]["stdout"]["text"] == "hi\n"
+    assert parsing
+    assert threading.get_ident() not in parsing
 
 
 async def test_strings_may_be_long_and_contain_brackets(

@@ -166,6 +166,31 @@ async def test_cancels_the_run_of_a_client_that_leaves_with_more_requests_sent(
     await until_no_machine(api)
 
 
+@pytest.mark.parametrize("ends", ["in its body", "in its run"])
+async def test_client_that_leaves_is_counted_as_that_and_not_as_a_bug(
+    api: Served, ends: str
+) -> None:
+    _, writer = await api.connect()
+    request = run(b"forever")
+    if ends == "in its body":
+        writer.write(request[:-1])
+        writer.close()
+    else:
+        writer.write(request)
+        await until_running(api)
+        writer.close()
+
+    counted = 'slipway_http_requests_total{route="/v1/run",status="499"} 1.0'
+    async with api.client() as http:
+
+        async def is_counted() -> bool:
+            return counted in (await http.get("/metrics")).text
+
+        await wait_until(is_counted, "the client that left is counted")
+        assert "internal-error" not in (await http.get("/metrics")).text
+    await until_no_machine(api)
+
+
 async def test_counts_runs_whose_clients_left(api: Served) -> None:
     _, writer = await api.connect()
     writer.write(run(b"forever", EVENTS))

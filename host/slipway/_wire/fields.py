@@ -158,11 +158,23 @@ def decode_line(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE:
         raise InputError(f"a line of JSON has more than {MAX_LINE} bytes")
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        record = json.loads(
+            line.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_build_object,
+        )
     except (ValueError, RecursionError):
         raise InputError(f"{line[:60]!r} is not a line of JSON") from None
     if not isinstance(record, dict):
         raise InputError(f"{line[:60]!r} is not a JSON object")
+    return record
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Readers of JSON differ in which of two equal names counts; RFC 8259, section 4.
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a name is twice")
     return record
 
 

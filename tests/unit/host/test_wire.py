@@ -181,6 +181,8 @@ def test_texts_for_people_have_no_control_characters() -> None:
         b"[]",
         b"1",
         b'{"a":NaN}',
+        b'{"a":1,"a":1}',
+        b'{"a":{"b":1,"b":2}}',
         b'{"a":-Infinity}',
         b'{"a":"\xff"}',
         '{"a":1}'.encode("utf-16"),

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from slipway._server import problems
 from slipway._server.http import openapi, run_routes, server_routes, session_routes, start_routes
-from slipway._server.http.middleware import Envelope
+from slipway._server.http.middleware import CLIENT_CLOSED, Envelope
+from slipway._server.http.request_bodies import ClientGone
 from slipway._server.http.request_context import JSON, get_service
 from slipway._server.problems import Problem, Refusal
 from slipway._util.errors import Busy, SlipwayError
@@ -55,6 +56,7 @@ def _create_app() -> FastAPI:
         redirect_slashes=False,
     )
     app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(SlipwayError, _on_failure)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
@@ -78,6 +80,11 @@ def _answer(request: Request, problem: Problem) -> Response:
 async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return _answer(request, error.problem)
+
+
+async def _on_client_gone(_request: Request, _error: Exception) -> Response:
+    """Return a response that nobody receives, for its status in the metrics."""
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

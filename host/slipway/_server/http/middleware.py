@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from slipway._server.http.request_bodies import ClientGone
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.api")
 
 # The status that metrics count for a client that left before its response, as nginx does.
-_CLIENT_CLOSED = 499
+CLIENT_CLOSED = 499
 
 
 class Envelope:
@@ -35,13 +33,11 @@ class Envelope:
         exchange = _Exchange(scope, receive, send)
         try:
             await self._application(scope, exchange.receive, exchange.send)
-        except ClientGone:
-            return
         except Exception:
             # The response is sent; Starlette raises the error again. The query may be secret.
             log.exception("bug in %s %.200r", scope["method"], scope["path"])
         route = getattr(scope.get("route"), "path", "none")
-        self._metrics.count_response(route, exchange.status or _CLIENT_CLOSED)
+        self._metrics.count_response(route, exchange.status or CLIENT_CLOSED)
 
 
 class _Exchange:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 MAX_TEXTS = 8192
 # Of a JSON body without its strings, in bytes.
 MAX_STRUCTURE = 256 * 1024
+# Of a text that may be a key, in bytes: names of fields and of variables are shorter.
+MAX_KEY_BYTES = 1024
+# Stand for an escaped backslash and quote; valid JSON has neither in a text.
+_BACKSLASH = b"\1"
+_QUOTE = b"\2"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -42,7 +49,8 @@ def parse_body(body: bytes, kind: type[_Model]) -> _Model:
     """Return the object of ``kind`` in a JSON body.
 
     Raises:
-        Refusal: invalid JSON, too many values, an unknown or missing field, or an invalid value.
+        Refusal: invalid JSON, too many values, a key twice, an unknown or missing field, or an
+            invalid value.
     """
     _check_structure(body)
     try:
@@ -57,27 +65,47 @@ def parse_body(body: bytes, kind: type[_Model]) -> _Model:
 
 
 def _check_structure(body: bytes) -> None:
-    """Check that a JSON body consists almost only of strings, before it is parsed.
+    """Check that a JSON body consists almost only of strings, and has no key twice in an object.
 
     A body with a value every two bytes would take seconds and gigabytes to parse, and all other
     requests would wait. This check is a few passes over the bytes at the speed of memory.
 
     Raises:
-        Refusal: too many strings, or too many bytes beside them.
+        Refusal: too many strings, too many bytes beside them, or a key twice.
     """
     # Without its escapes, each quote begins or ends a string.
-    bare = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
-    texts = bare.count(b'"') // 2
-    if texts <= MAX_TEXTS and sum(map(len, bare.split(b'"')[::2])) <= MAX_STRUCTURE:
-        return
-    raise Refusal(
-        Problem(
-            413,
-            "too-large",
-            f"the body has more than {MAX_TEXTS} texts, or {MAX_STRUCTURE} bytes beside its texts",
-            "Leave out white space; pack many files into one archive.",
+    bare = body
+    if b"\\" in body:
+        bare = body.replace(rb"\\", _BACKSLASH).replace(rb"\"", _QUOTE)
+    parts = bare.split(b'"')
+    if len(parts) // 2 > MAX_TEXTS or sum(map(len, parts[::2])) > MAX_STRUCTURE:
+        raise Refusal(
+            Problem(
+                413,
+                "too-large",
+                f"the body has more than {MAX_TEXTS} texts, or {MAX_STRUCTURE} bytes beside its "
+                "texts",
+                "Leave out white space; pack many files into one archive.",
+            )
         )
-    )
+    # Long texts are no names of fields.
+    parts[1::2] = [part if len(part) <= MAX_KEY_BYTES else b"" for part in parts[1::2]]
+    skeleton = b'"'.join(parts).replace(_QUOTE, rb"\"").replace(_BACKSLASH, rb"\\")
+    # Invalid JSON is reported by the parser of the whole body.
+    with suppress(ValueError, RecursionError):
+        json.loads(skeleton, object_pairs_hook=_check_keys, strict=False)
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    """Check that no key is twice in an object.
+
+    Raises:
+        Refusal: one is.
+    """
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        ((twice, _),) = names.most_common(1)
+        raise InvalidRequest(f"{twice!r:.80} is twice in an object of the body", "Give it once.")
 
 
 def _build_refusal(error: ValidationError, where: str, kind: type[BaseModel]) -> InvalidRequest:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 # Bytes of each output stream in one response, and of all files: all of them are in memory at once.
 MAX_ANSWERED = 16 * MIB
-# Bytes of output and files that are encoded in the event loop, at once.
+# Bytes of a request that are parsed in the event loop, and of a result that are encoded there.
 MAX_AT_ONCE = 64 * 1024
 
 router = create_router("runs")
@@ -222,12 +222,16 @@ async def _start(
     defaults = service.runtime.defaults
     with ExitStack() as stack:
         stack.callback(body.release)
-        if is_text:
-            wanted, choice = run_request_parsing.parse_text_request(body.take(), query, defaults)
-        else:
-            wanted, choice = run_request_parsing.parse_json_request(
-                body.take(), query, forms.body, defaults
-            )
+
+        def parse() -> tuple[RunRequest, OutputChoice]:
+            data = body.take()
+            if is_text:
+                return run_request_parsing.parse_text_request(data, query, defaults)
+            return run_request_parsing.parse_json_request(data, query, forms.body, defaults)
+
+        # 64 MiB of JSON take most of a second.
+        at_once = body.size <= MAX_AT_ONCE
+        wanted, choice = parse() if at_once else await asyncio.to_thread(parse)
         execution = await starter(wanted)
         stack.pop_all()
     execution.call_when_ended(lambda _: _count_run(service.metrics, execution, body))
