@@ -18,7 +18,13 @@ from slipway._model.result import OutputFile, Provenance, Result, Timing
 from slipway._run.job_request import JobRequest
 from slipway._run.output_queue import OutputQueue
 from slipway._run.run import Run
-from slipway._util.errors import HostError, InputError, SlipwayError, UnknownOutcome
+from slipway._util.errors import (
+    HostError,
+    InputError,
+    SlipwayError,
+    UnknownOutcome,
+    drop_tracebacks,
+)
 from slipway._util.identifiers import create_identifier
 from slipway._util.units import MIB
 
@@ -78,7 +84,7 @@ class LocalExecution(AsyncExecution):
         self._outcome: Result | SlipwayError | None = None
         self._last_report = ("", 0.0)
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Result]
+        self._task: asyncio.Task[Result | SlipwayError]
         self._ended = asyncio.Event()
         slot.progress = self._report_preparation
 
@@ -173,7 +179,7 @@ class LocalExecution(AsyncExecution):
         if self._pipe is not None:
             self._pipe.close()
 
-    def _on_task_done(self, task: asyncio.Task[Result]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Result | SlipwayError]) -> None:
         """Leave the slot and report the outcome; a cancelled task may not even have begun."""
         self._slot.leave()
         if self._pipe is not None:
@@ -182,6 +188,7 @@ class LocalExecution(AsyncExecution):
         # The handle may live long; source and input files do not.
         self._run = self._job = None
         self._events.disconnect()
+        self._progress.disconnect()
         if isinstance(self._outcome, Result):
             self._put(Ended(self._outcome))
         else:
@@ -190,23 +197,27 @@ class LocalExecution(AsyncExecution):
         self._progress.job_started.set()
         self._ended.set()
 
-    def _build_outcome(self, task: asyncio.Task[Result]) -> Result | SlipwayError:
+    def _build_outcome(self, task: asyncio.Task[Result | SlipwayError]) -> Result | SlipwayError:
         if task.cancelled():
             if self._is_cancelled:
                 return self._build_cancelled_result()
             return UnknownOutcome("the event loop of the run has ended")
         if (error := task.exception()) is None:
             return task.result()
-        if isinstance(error, SlipwayError):
-            return error
         log.error("a run ended by a bug", exc_info=error)
         return HostError(f"{type(error).__name__}: {error}", "This is a bug in Slipway.")
 
-    async def _execute(self, run: Run) -> Result:
-        await self._slot.wait_admitted()
-        self._state, self._position = "booting", None
-        run.mark_admitted()
-        return await run.execute(self._events, self._progress)
+    async def _execute(self, run: Run) -> Result | SlipwayError:
+        try:
+            await self._slot.wait_admitted()
+            self._state, self._position = "booting", None
+            run.mark_admitted()
+            return await run.execute(self._events, self._progress)
+        except SlipwayError as error:
+            # Returned, not raised: a task keeps the frames of its exception, and these hold this
+            # handle and the job.
+            drop_tracebacks(error)
+            return error
 
     def _build_cancelled_result(self) -> Result:
         """Build the result of a run that was cancelled without an answer of the agent."""

@@ -27,6 +27,10 @@ class RunProgress:
         # Set when the agent knows the whole job, or the run is over.
         self.job_started = asyncio.Event()
 
+    def disconnect(self) -> None:
+        """Forget the receiver of the events, which holds this object: the run is over."""
+        self._put = _drop_event
+
     def on_booted(self, hypervisor: str, ports: tuple[PublishedPort, ...]) -> None:
         """Put the event that the machine is ready."""
         self.has_machine = True
@@ -48,3 +52,7 @@ class RunProgress:
     def on_job_done(self) -> None:
         """Note that only the machine is still to be stopped."""
         self.is_job_done = True
+
+
+def _drop_event(_event: Event) -> None:
+    """Drop an event of a run that is over."""

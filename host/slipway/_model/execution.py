@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from copy import copy
 from typing import TYPE_CHECKING, Self
 
 from slipway._model.arguments import call_listener
@@ -78,7 +79,6 @@ class AsyncExecution(abc.ABC):
     def __init__(self, identifier: str, language: str) -> None:
         self.id = identifier
         self.language = language
-        self.stdin = AsyncStdin(self)
         self._state = "queued"
         self._position: int | None = None
         self._ports: tuple[PublishedPort, ...] = ()
@@ -86,6 +86,13 @@ class AsyncExecution(abc.ABC):
         self._result: Result | None = None
         self._failure: SlipwayError | None = None
         self._is_read = False
+
+    @property
+    def stdin(self) -> AsyncStdin:
+        """Standard input of the program."""
+        # Made at each use: a stdin that is kept would make a cycle, and with it garbage of the
+        # handle and its result, until Python's collector comes by.
+        return AsyncStdin(self)
 
     @property
     def state(self) -> str:
@@ -161,7 +168,7 @@ class AsyncExecution(abc.ABC):
         if self._result is not None:
             raise StopAsyncIteration
         if self._failure is not None:
-            raise self._failure
+            raise copy(self._failure)
         if self._is_read:
             raise InputError(
                 "two tasks read the events of one run",
@@ -174,7 +181,7 @@ class AsyncExecution(abc.ABC):
             if isinstance(error, UnknownOutcome):
                 error.stdout = bytes(self._captured.get(("run", "stdout"), b""))
                 error.stderr = bytes(self._captured.get(("run", "stderr"), b""))
-            self._failure = error
+            self._failure = copy(error)  # the traceback of the first would hold this handle
             raise
         finally:
             self._is_read = False

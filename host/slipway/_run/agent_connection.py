@@ -193,6 +193,7 @@ class AgentConnection:
         try:
             return await self._exchange.run(files, stdin)
         finally:
+            self._exchange = None  # it holds the files of the job, and this connection
             self._log.end_job()
 
     async def signal(self, number: int) -> None:

@@ -75,7 +75,8 @@ class JobExchange:
         self._channel = channel
         self._job = job
         self._id = number
-        self._sink = sink
+        # Both are forgotten at the end: they hold the handle of the run, or this exchange.
+        self._sink: OutputSink | None = sink
         self._observer = observer
         self._report = JobReport()
         self._files = FileReceiver(job, self._report)
@@ -96,6 +97,7 @@ class JobExchange:
         Raises:
             UnknownOutcome: the machine ended, or broke the protocol.
         """
+        assert self._sink is not None
         self._sink.connect(self)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -117,8 +119,9 @@ class JobExchange:
             raise group.exceptions[0] from None
         finally:
             self._is_over = True
-        if self._observer is not None:
-            self._observer.on_job_done()
+            self._sink, observer, self._observer = None, self._observer, None
+        if observer is not None:
+            observer.on_job_done()
         return self._report
 
     async def cancel(self) -> None:
@@ -251,6 +254,7 @@ class JobExchange:
         # The agent keeps the limit, and a sink that collects the output relies on it.
         if (limit := self._find_limits(self._phase).output_bytes) and state.received > limit:
             raise UnknownOutcome(f"the guest sent more than the output limit of {limit} bytes")
+        assert self._sink is not None
         self._sink.put_output(self._phase, stream, data)
 
     def _find_limits(self, phase: m.Phase) -> m.Limits:

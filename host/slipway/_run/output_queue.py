@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from copy import copy
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class OutputQueue(Generic[_Mark]):
         self._release_withheld()
         while not self._items:
             if self._failure is not None:
-                raise self._failure
+                raise copy(self._failure)  # a traceback would hold the reader and its results
             if self._is_closed:
                 return None
             self._changed.clear()

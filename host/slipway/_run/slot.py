@@ -212,8 +212,11 @@ class Slot:
 
     def leave(self) -> None:
         """Leave the admission; may be called again."""
-        self._check = None  # it may hold the input files of a job
+        # These may hold the input files of a job, and its handle with the result.
+        self._check = None
+        self.progress = ignore_progress
         if self._ticket is not None:
+            self._ticket.on_position = None
             assert self._context.admission is not None
             self._context.admission.leave(self._ticket)
 

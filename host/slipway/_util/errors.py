@@ -69,3 +69,18 @@ class UnknownOutcome(SlipwayError):
 
     stdout: bytes = b""
     stderr: bytes = b""
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Remove the tracebacks of ``error`` and of its causes: their frames hold all that they saw.
+
+    For an error that is kept, whose chain stays readable.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            waiting += (each.__cause__, each.__context__)

@@ -59,7 +59,7 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        upcoming = asyncio.ensure_future(anext(self._execution))
+        upcoming = asyncio.ensure_future(anext(self._execution, None))
         try:
             while True:
                 done, _ = await asyncio.wait([upcoming], timeout=HEARTBEAT_SECONDS)
@@ -68,19 +68,20 @@ class EventStream(Response):
                     continue
                 try:
                     event = upcoming.result()
-                except StopAsyncIteration:
-                    break
                 except SlipwayError as error:
                     record = {"type": "failed", **encode_error(error)}
                     await send(_build_message(_encode_event(record)))
+                    break
+                if event is None:
                     break
                 for record in encode_event_and_files(event):
                     await send(_build_message(_encode_event(record)))
                     # Many pieces of files; a client that reads fast never makes send() wait.
                     await asyncio.sleep(0)
-                upcoming = asyncio.ensure_future(anext(self._execution))
+                upcoming = asyncio.ensure_future(anext(self._execution, None))
         finally:
             upcoming.cancel()
+            del upcoming  # its exception would hold this frame, and thereby the execution
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
