@@ -45,7 +45,7 @@ def export_image(
         )
     image.quick_check()
     kernel.quick_check()
-    keys = {"image": f"{image.name}-{image.architecture}", "kernel": kernel.key}
+    keys = {"image": image.key, "kernel": kernel.key}
     texts = {
         "image": manifests.encode_manifest("image", image.manifest),
         "kernel": manifests.encode_manifest("kernel", kernel.manifest),

@@ -123,7 +123,7 @@ class _IncomingImage:
         except ImageCorrupted as error:
             raise UnfitArchive(f"the archive has a bad record: {error.message}") from error
         if (
-            keys["image"] != f"{image.name}-{image.architecture}"
+            keys["image"] != image.key
             or image.manifest.get("language") != image.language
             or image.architecture not in ARCHITECTURES
             or kernel.architecture != image.architecture

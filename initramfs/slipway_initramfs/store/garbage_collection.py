@@ -36,7 +36,7 @@ def remove_image(store: StoreReader, name: str, architecture: str | None = None)
         raise ImageError(f"unknown image {name!r}", "See: slipway image list")
     with _lock_store(store):
         language = image.language
-        key = f"{image.name}-{image.architecture}"
+        key = image.key
         files.remove_file(store, store.root / "refs" / "image" / key)
         was_last = not store.find_architectures(image.name)
         if was_last and store.is_choice(image.name, language):

@@ -22,6 +22,7 @@ from slipway_initramfs.store.records import (
     Blob,
     Image,
     Kernel,
+    build_image_key,
     build_kernel_key,
 )
 from slipway_initramfs.store.root import default_root
@@ -60,9 +61,9 @@ class StoreReader:
         """
         if manifests.is_key(name):
             arch = architecture or machine_architecture()
-            key = f"{self.default(name, arch) or name}-{arch}"
+            key = build_image_key(self.default(name, arch) or name, arch)
             if (digest := self.reference("image", key)) is not None:
-                return self._load_image(digest)
+                return self._load_image(key, digest)
         if len(name) >= MIN_PREFIX and not name.strip("0123456789abcdef"):
             found = [image for image in self.images() if image.digest.startswith(name)]
             if len(found) > 1:
@@ -76,7 +77,7 @@ class StoreReader:
         for key in self.names("image"):
             with suppress(ImageCorrupted):
                 if (digest := self.reference("image", key)) is not None:
-                    found.append(self._load_image(digest))
+                    found.append(self._load_image(key, digest))
         return sorted(found, key=lambda image: (image.name, image.architecture))
 
     def default(self, language: str, architecture: str | None = None) -> str:
@@ -86,7 +87,7 @@ class StoreReader:
         """
         with suppress(ImageCorrupted):
             if name := self._read_choice(language):
-                key = f"{name}-{architecture or machine_architecture()}"
+                key = build_image_key(name, architecture or machine_architecture())
                 return name if self.reference("image", key) is not None else ""
         return ""
 
@@ -166,10 +167,9 @@ class StoreReader:
         Raises:
             ImageCorrupted: the record is damaged.
         """
-        digest = self.reference("kernel", build_kernel_key(architecture, name))
-        if digest is None:
-            return None
-        return self.kernel_of(self.manifest("kernel", digest), digest)
+        key = build_kernel_key(architecture, name)
+        digest = self.reference("kernel", key)
+        return None if digest is None else self._load_kernel(key, digest)
 
     def kernels(self) -> list[Kernel]:
         """Return all kernels with intact records, sorted by architecture and name."""
@@ -177,7 +177,7 @@ class StoreReader:
         for key in self.names("kernel"):
             with suppress(ImageCorrupted):
                 if (digest := self.reference("kernel", key)) is not None:
-                    found.append(self.kernel_of(self.manifest("kernel", digest), digest))
+                    found.append(self._load_kernel(key, digest))
         return sorted(found, key=lambda kernel: kernel.key)
 
     def kernel_choice(self, architecture: str) -> str:
@@ -256,8 +256,19 @@ class StoreReader:
             raise ImageCorrupted(f"invalid digest of a blob in the store: {digest[:64]!r}")
         return Blob(self.root / "blobs" / digest, digest, size, self.tree)
 
-    def _load_image(self, digest: str) -> Image:
-        return self.image_of(self.manifest("image", digest), digest)
+    def _load_image(self, key: str, digest: str) -> Image:
+        """Return the image of a record; one that was copied to another name would not boot."""
+        image = self.image_of(self.manifest("image", digest), digest)
+        if image.key != key:
+            raise ImageCorrupted(f"the image {key} in the store is in truth {image.key}")
+        return image
+
+    def _load_kernel(self, key: str, digest: str) -> Kernel:
+        """Return the kernel of a record; see :meth:`_load_image`."""
+        kernel = self.kernel_of(self.manifest("kernel", digest), digest)
+        if kernel.key != key:
+            raise ImageCorrupted(f"the kernel {key} in the store is in truth {kernel.key}")
+        return kernel
 
     def image_of(self, manifest: dict[str, Any], digest: str) -> Image:
         """Return the image that a record describes.

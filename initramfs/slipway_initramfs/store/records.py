@@ -156,6 +156,11 @@ class Image:
     manifest: dict[str, Any]
 
     @property
+    def key(self) -> str:
+        """Name of the image's record."""
+        return build_image_key(self.name, self.architecture)
+
+    @property
     def root_archive(self) -> Path:
         """Path of the compressed cpio archive of the root file system."""
         return self.root.path
@@ -295,6 +300,11 @@ class Kernel:
         """
         self.image.verify()
         self.modules.verify()
+
+
+def build_image_key(name: str, architecture: str) -> str:
+    """Return the name of the record of an image."""
+    return f"{name}-{architecture}"
 
 
 def build_kernel_key(architecture: str, name: str) -> str:

@@ -144,6 +144,20 @@ def test_a_damaged_manifest_is_corrupted_and_not_listed(store: ImageStore, data:
     assert store.images() == []
 
 
+@pytest.mark.parametrize(("name", "architecture"), [("toy", "arm64"), ("other", "amd64")])
+def test_an_image_copied_into_the_place_of_another_is_corrupted_and_not_listed(
+    store: ImageStore, name: str, architecture: str
+) -> None:
+    image, other = put_image(store), put_image(store, name, b"other", architecture)
+    places = store.root / "refs/image"
+
+    (places / f"{name}-{architecture}").write_bytes((places / "toy-amd64").read_bytes())
+
+    with pytest.raises(ImageCorrupted, match=f"{other.key} in the store is in truth toy-amd64"):
+        store.image(name, architecture)
+    assert store.images() == [image]
+
+
 def test_a_manifest_cannot_name_a_file_outside_of_the_store(store: ImageStore) -> None:
     image = put_image(store)
     path = store.root / "manifests" / f"{image.digest}.json"

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway_initramfs.errors import ImageError
+from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.kernel_build import build_kernel
 from slipway_initramfs.store.disk_use import measure_disk_use
 from slipway_initramfs.store.garbage_collection import find_prunable, prune, remove_kernel
-from slipway_initramfs.store.records import DEBIAN_KERNEL, SMALL_KERNEL
+from slipway_initramfs.store.records import DEBIAN_KERNEL, SMALL_KERNEL, build_kernel_key
 from support.stores import flip_a_byte, names, put_kernel
 
 if TYPE_CHECKING:
@@ -113,6 +113,21 @@ def test_a_damaged_record_of_the_small_kernel_gives_way_to_debians(store: ImageS
     (store.root / "manifests" / f"{small.digest}.json").write_text("{")
 
     assert used(store) == DEBIAN_KERNEL
+
+
+def test_a_kernel_copied_into_the_place_of_another_architecture_is_corrupted(
+    store: ImageStore,
+) -> None:
+    put_both(store)
+    places = store.root / "refs/kernel"
+
+    for name in (DEBIAN_KERNEL, SMALL_KERNEL):
+        there = build_kernel_key("arm64", name)
+        (places / there).write_bytes((places / build_kernel_key("amd64", name)).read_bytes())
+        with pytest.raises(ImageCorrupted, match=f"kernel {there} in the store is in truth amd64"):
+            store.find_kernel("arm64", name)
+
+    assert {kernel.architecture for kernel in store.kernels()} == {"amd64"}
 
 
 def test_disk_use_names_each_kernel(store: ImageStore) -> None:
