@@ -11,7 +11,13 @@ from slipway_initramfs.debian.archive import DebianArchive
 from slipway_initramfs.errors import BuildFailed, ImageCorrupted, ImageError
 from slipway_initramfs.kernel_package import adopt_installed_kernel
 from slipway_initramfs.progress import BuildProgress
-from slipway_initramfs.store.records import BUILDER, DEBIAN_KERNEL, SMALL_KERNEL, Kernel
+from slipway_initramfs.store.records import (
+    BUILDER,
+    DEBIAN_KERNEL,
+    SMALL_KERNEL,
+    Kernel,
+    make_kernel_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,32 +29,44 @@ def build_kernel(
     store: ImageStore,
     *,
     architecture: str | None = None,
+    name: str = "",
     progress: Callable[[str], None] | None = None,
     refresh: bool = False,
 ) -> Kernel:
-    """Return the kernel in use, with every byte checked.
+    """Return the kernel of this ``name``, by default the one in use, with every byte checked.
 
-    That is the small kernel if the store or an installed package has it and Debian's was not
+    In use is the small kernel if the store or an installed package has it and Debian's was not
     chosen. Debian's is fetched and unpacked if the store has no intact, current one; ``refresh``
     then updates the package lists first.
 
     Raises:
         BuildFailed: the kernel cannot be built.
-        ImageError: the store or the kernel package is invalid.
+        ImageError: the store or the kernel package is invalid, or the small kernel is missing.
     """
     report = progress or BuildProgress().step
     arch = architecture or machine_architecture()
-    small = _find_small_kernel(store, arch, report)
+    small = None
+    if name == SMALL_KERNEL or (not name and not _is_debian_chosen(store, arch)):
+        small = _find_small_kernel(store, arch, report, required=bool(name))
     return small or _build_debian_kernel(store, arch, report, refresh=refresh)
 
 
-def _find_small_kernel(
-    store: ImageStore, architecture: str, report: Callable[[str], None]
-) -> Kernel | None:
-    """Return the small kernel if it is in use; a damaged one is removed."""
+def _is_debian_chosen(store: ImageStore, architecture: str) -> bool:
     with suppress(ImageCorrupted):
-        if store.kernel_choice(architecture) == DEBIAN_KERNEL:
-            return None
+        return store.kernel_choice(architecture) == DEBIAN_KERNEL
+    return False
+
+
+def _find_small_kernel(
+    store: ImageStore, architecture: str, report: Callable[[str], None], *, required: bool
+) -> Kernel | None:
+    """Return the small kernel; a damaged one is removed.
+
+    If it is not ``required``, an installed package is a source only where Debian's is missing.
+
+    Raises:
+        ImageError: it is required, and missing or of another version of Slipway.
+    """
     try:
         kernel = store.find_kernel(architecture, SMALL_KERNEL)
         if kernel is not None:
@@ -62,9 +80,12 @@ def _find_small_kernel(
     if kernel is not None and kernel.is_current:
         return kernel
     with suppress(ImageCorrupted):
-        if store.find_kernel(architecture, DEBIAN_KERNEL) is not None:
+        if not required and store.find_kernel(architecture, DEBIAN_KERNEL) is not None:
             return None
-    return adopt_installed_kernel(store, architecture)
+    kernel = adopt_installed_kernel(store, architecture)
+    if kernel is None and required:
+        raise make_kernel_error(architecture, SMALL_KERNEL)
+    return kernel
 
 
 def _build_debian_kernel(

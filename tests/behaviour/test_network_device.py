@@ -71,20 +71,24 @@ for thread in threads:
     thread.join()
 print(failed or "all came back")
 """
-# Names the queueing discipline of each interface: RTM_GETQDISC, whose answers are struct nlmsghdr,
-# struct tcmsg, and attributes (include/uapi/linux/rtnetlink.h).
+# Names the queueing discipline of each interface: RTM_GETLINK, whose answers are struct nlmsghdr,
+# struct ifinfomsg, and attributes, of which IFLA_QDISC is the sixth kind (rtnetlink(7)). A kernel
+# without CONFIG_NET_SCHED does not answer RTM_GETQDISC.
 DISCIPLINES = """
 import socket, struct
 routes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-routes.send(struct.pack("=IHHII20x", 36, 38, 0x301, 1, 0))
+routes.send(struct.pack("=IHHII16x", 32, 18, 0x301, 1, 0))
 answer = routes.recv(1 << 16)
 while answer:
     length, kind = struct.unpack_from("=IH", answer)
-    if kind == 36:
+    if kind == 16:
         (index,) = struct.unpack_from("=i", answer, 20)
-        size, name = struct.unpack_from("=HH", answer, 36)
-        assert name == 1, "the first attribute is TCA_KIND"
-        print(socket.if_indextoname(index), answer[40 : 36 + size - 1].decode())
+        at = 32
+        while at < length:
+            size, name = struct.unpack_from("=HH", answer, at)
+            if name == 6:
+                print(socket.if_indextoname(index), answer[at + 4 : at + size - 1].decode())
+            at += size + 3 & ~3
     answer = answer[length + 3 & ~3 :]
 """
 # Seconds: an emulated guest of an emulated machine exchanges 54 MB.

@@ -322,6 +322,16 @@ def test_other_kernel_boots_with_the_serial_port(
     assert ended.stdout.split() == [b"x" * 5000, bash.kernel.version.encode()]
 
 
+def test_the_store_s_kernel_may_be_named(commands: Commands, here: Path, bash: Assets) -> None:
+    write(here / "hello.sh", "uname -r; test -e /dev/vport0p1 && echo virtio")
+
+    ended = commands("vmm-run", "--json", "--kernel", bash.kernel.name, "hello.sh")
+
+    record = json.loads(ended.stdout)
+    assert record["run"]["stdout"]["text"].split() == [bash.kernel.version, "virtio"]
+    assert record["kernel"].startswith(bash.kernel.version)
+
+
 def test_more_processors_and_memory(commands: Commands, here: Path) -> None:
     write(here / "size.sh", "nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo")
 

@@ -108,6 +108,16 @@ def test_option_of_local_machines_is_refused_for_a_server(
     assert "Traceback" not in ended.stderr
 
 
+def test_kernel_of_the_store_is_named_to_a_server(
+    server: Server, slipway: Commands, tmp_path: Path
+) -> None:
+    program = source(tmp_path, "print x")
+
+    ended = slipway("slipway", "run", "--api-sock", server.path, "--kernel", "small", program)
+
+    assert (ended.code, ended.stdout) == (0, b"x\n")
+
+
 def test_unknown_suffix_names_the_server_s_languages(
     server: Server, slipway: Commands, tmp_path: Path
 ) -> None:

@@ -24,8 +24,10 @@ from slipway._snapshots.store import SnapshotStore
 from slipway.machine import memory_files
 from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.qemu_hypervisor import QemuHypervisor
+from slipway_initramfs.architectures import machine_architecture
+from slipway_initramfs.store.records import SMALL_KERNEL
 from support.commands import PATIENCE
-from support.stores import flip_a_byte, names, put_image
+from support.stores import flip_a_byte, names, put_image, put_kernel
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -101,6 +103,34 @@ def test_snapshots_are_listed(commands: Commands, store: ImageStore, key: Snapsh
     assert 1 << 20 <= record["disk_bytes"] < 3 << 20
     assert record["made"].endswith("Z")
     assert record["used"].endswith("Z")
+
+
+@pytest.mark.skipif(machine_architecture() != "amd64", reason="a kernel of amd64")
+def test_snapshots_of_both_kernels_are_current(
+    commands: Commands, store: ImageStore, assets: Assets, key: SnapshotKey
+) -> None:
+    small = put_kernel(store, name=SMALL_KERNEL, content=b"small")
+    other = SnapshotKey.of(replace(assets, hypervisor=QemuHypervisor(), kernel=small), 1)
+    keep(store, key)
+    keep(store, other)
+
+    before = states(commands, store)
+    commands("slipway", "kernel", "remove", "small", "--store", store.root)
+
+    assert before == {key.name: "", other.name: ""}
+    assert states(commands, store) == {key.name: "", other.name: "its kernel was removed"}
+
+
+def test_a_named_kernel_that_the_store_lacks_is_told(
+    commands: Commands, store: ImageStore, hello: Path
+) -> None:
+    commands("slipway", "kernel", "remove", "small", "--store", store.root)
+
+    ended = commands("vmm-run", "--kernel", "small", "--store", store.root, hello)
+
+    assert (ended.code, ended.stdout) == (125, b"")
+    assert f"no kernel 'small' for {machine_architecture()}" in ended.stderr
+    assert f"slipway kernel build --arch {machine_architecture()}" in ended.stderr
 
 
 def test_empty_store_is_told(commands: Commands, tmp_path: Path) -> None:

@@ -293,6 +293,7 @@ async def test_memory_budget_bounds_what_runs(launcher: FakeLauncher) -> None:
         ({"machine": "toaster"}, "machine is 'toaster'"),
         ({"arch": "mips"}, "arch is 'mips'"),
         ({"port": "usb"}, "port is 'usb'"),
+        ({"kernel": 5}, "kernel is 5"),
     ],
 )
 async def test_what_cannot_run_is_refused_and_takes_no_place(
@@ -593,6 +594,23 @@ async def test_default_architecture_holds_for_runs_that_name_none(launcher: Fake
             pass
 
     assert [options.arch for options in launcher.options] == ["arm64", "amd64", "arm64"]
+
+
+async def test_default_kernel_holds_for_runs_that_name_none(launcher: FakeLauncher) -> None:
+    async with AsyncRuntime(kernel="small", images=launcher, launcher=launcher) as runtime:
+        await runtime.run("x", "bash")
+        await runtime.run("x", "bash", kernel="debian")
+        async with runtime.session("bash"):
+            pass
+
+    assert [options.kernel for options in launcher.options] == ["small", "debian", "small"]
+
+
+def test_a_runtime_has_no_kernel_but_those_of_the_store() -> None:
+    with pytest.raises(InputError, match="kernel is 'vmlinux'") as caught:
+        AsyncRuntime(kernel="vmlinux")
+
+    assert caught.value.hint == "Use one of: debian, small."
 
 
 @pytest.mark.usefixtures("bash", "installed_qemu")

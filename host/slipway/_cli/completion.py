@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 # The metavar of an argument decides how its value is completed.
-_FILES = {"FILE", "PATH", "LOCAL[:GUEST]"}
+_FILES = {"FILE", "PATH", "NAME|PATH", "LOCAL[:GUEST]"}
 _WORDS = {"LANGUAGE": "languages", "IMAGE": "images", "KEY": "snapshots"}
 _DESCRIPTION = """\
 Print a script for the completion of commands, options, languages and files:

@@ -94,7 +94,8 @@ def build_images(parsed: argparse.Namespace, store: ImageStore) -> int:
     progress = Progress()
     with report_interruption(store, progress), Downloads(progress) as downloads:
         reports = BuildProgress(progress, downloads.show_notice, downloads.show_transfer)
-        kernel = build_kernel(store, architecture=architecture, progress=progress)
+        name = parsed.kernel or ""
+        kernel = build_kernel(store, architecture=architecture, name=name, progress=progress)
         frozen = freeze_agent(store, architecture, progress)
         warmer = create_warmer(store, best, progress)
         for language in wanted:

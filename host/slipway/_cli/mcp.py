@@ -76,7 +76,7 @@ def build_parser(prog: str) -> Parser:
         metavar="PATH",
         help="run on the server at this socket (slipway serve)",
     )
-    for name in ("machine", "arch", "max_machines"):
+    for name in ("machine", "arch", "kernel", "max_machines"):
         add_option(parser, RUNTIME_OPTIONS[name])
     add_ceiling(add, "models", "; with --api-sock, that of the server holds as well")
     add_store(parser)
@@ -90,6 +90,8 @@ async def _serve(parsed: argparse.Namespace, ceiling: Network | None) -> None:
     wire = _LineTransport()
     async with _make_runtime(parsed) as runtime:
         options = {"machine": parsed.machine, "arch": parsed.arch}
+        if parsed.kernel is not None:
+            options["kernel"] = parsed.kernel
         await serve(runtime, wire, wire, options, ceiling)
     if wire.too_long:
         raise InputError(

@@ -20,6 +20,7 @@ from slipway._util.units import MIB
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from slipway._model.option import Option
     from slipway._model.values import Bounds
@@ -70,7 +71,14 @@ def _describe_value(option: Option) -> dict[str, Any]:
     read, metavar = _READERS[option.type, bounds.unit if bounds else ""]
     if read is parse_seconds and bounds is not None and not bounds.above:
         read = parse_duration
+    if option.names:
+        read = _make_name_reader(option.names, read)
     return {**described, "type": read, "metavar": option.metavar or metavar}
+
+
+def _make_name_reader(names: tuple[str, ...], read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of one of ``names``, or of a value by ``read``."""
+    return lambda text: text if text in names else read(text)
 
 
 def _describe_bounds(option: Option) -> str:

@@ -62,11 +62,14 @@ def run_on_server(parsed: argparse.Namespace, options: Options) -> Result:
 
 def find_local_option(parsed: argparse.Namespace) -> str:
     """Return the first given option that exists only for machines of this process, or nothing."""
-    local = [option.name for option in OPTIONS.values() if option.local]
-    for name in ("store", "cold", *local):
-        if getattr(parsed, name):
-            return f"--{name.replace('_', '-')}"
-    return ""
+    given = [name for name in ("store", "cold") if getattr(parsed, name)]
+    given += [name for name in OPTIONS if _is_local(name, parsed)]
+    return f"--{given[0].replace('_', '-')}" if given else ""
+
+
+def _is_local(name: str, parsed: argparse.Namespace) -> bool:
+    option = OPTIONS[name]
+    return option.local and option.is_local_value(getattr(parsed, name))
 
 
 def build_request(

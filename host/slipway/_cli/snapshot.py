@@ -140,14 +140,14 @@ def find_staleness(snapshot: StoredSnapshot, store: ImageStore) -> str:
     try:
         architecture = snapshot.key.architecture
         image = store.image(snapshot.key.image, architecture)
-        kernel = store.kernel(architecture)
+        kernel = store.find_kernel(architecture, snapshot.key.kernel)
         agents = _list_agents(store)
     except ImageError as error:
         return error.message
     if image is None or image.digest != parts.get("image"):
         return DIFFERENCES["image"] if image else "its image was removed"
     if kernel is None or kernel.digest != parts.get("kernel"):
-        return DIFFERENCES["kernel"]
+        return DIFFERENCES["kernel"] if kernel else "its kernel was removed"
     if parts.get("agent") not in agents:
         return DIFFERENCES["agent"]
     if _digest_language(image.name, image.environment, store) != parts.get("language"):
@@ -197,6 +197,7 @@ def _describe_snapshot(snapshot: StoredSnapshot, stale: str) -> dict[str, Any]:
         "cpus": key.cpus,
         "port": key.port,
         "network": key.network,
+        "kernel": key.kernel,
         "disk_bytes": snapshot.disk_bytes,
         "made": format_time(snapshot.made),
         "used": format_time(snapshot.used),

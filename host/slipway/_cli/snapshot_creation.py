@@ -10,7 +10,7 @@ from slipway._cli.progress import Progress
 from slipway._cli.snapshot_budget import add_snapshot_budget
 from slipway._cli.terminal import write_line
 from slipway._model.network import Network
-from slipway._model.options import OPTIONS, Options
+from slipway._model.options import KERNEL_NAMES, OPTIONS, Options
 from slipway._util.errors import HostError, InputError, SlipwayError
 from slipway._util.units import format_mib
 
@@ -42,6 +42,7 @@ def add_snapshot_options(parser: Parser) -> None:
         help="hypervisor of the snapshot (default: auto)",
     )
     add("--port", choices=OPTIONS["port"].choices, help="port of the snapshot (default: auto)")
+    add("--kernel", choices=KERNEL_NAMES, help="kernel of the snapshot (default: the one in use)")
     add(
         "--network",
         action="store_true",
@@ -57,7 +58,7 @@ def read_snapshot_options(parsed: argparse.Namespace) -> Options | None:
         InputError: arguments exclude each other.
     """
     if parsed.snapshot is False:
-        for name in ("machine", "port", "network", "snapshot_budget"):
+        for name in ("machine", "port", "kernel", "network", "snapshot_budget"):
             if getattr(parsed, name) not in (None, False):
                 option = "--" + name.replace("_", "-")
                 raise InputError(
@@ -72,6 +73,7 @@ def read_snapshot_options(parsed: argparse.Namespace) -> Options | None:
         arch=parsed.arch,
         port=parsed.port or "auto",
         network=network,
+        kernel=parsed.kernel,
     )
 
 

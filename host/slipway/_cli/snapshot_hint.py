@@ -54,7 +54,7 @@ def _lacks_snapshot(assets: Assets, options: Options, store: ImageStore) -> bool
 def _list_arguments(assets: Assets, options: Options, store: ImageStore) -> list[str]:
     """Return the arguments of ``slipway image build`` for a machine of ``options``."""
     arguments = []
-    for name in ("machine", "arch", "port"):
+    for name in ("machine", "arch", "port", "kernel"):
         value = getattr(options, name)
         if value != OPTIONS[name].default:
             arguments += [f"--{name}", value]

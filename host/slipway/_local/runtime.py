@@ -59,6 +59,7 @@ class AsyncRuntime:
         store: directory of the image store.
         machine: default of the option ``machine``: ``auto``, ``kvm`` or ``qemu``.
         arch: default of the option ``arch``: ``auto``, ``amd64`` or ``arm64``.
+        kernel: default of the option ``kernel``: ``small`` or ``debian``; None: the store's choice.
         max_machines: maximum number of machines; None: as CPUs and memory allow.
         memory_budget: memory for all machines together, in bytes; None: most of the free memory.
         cpus: vCPUs for all machines together; None: the number of this process's CPUs.
@@ -82,6 +83,7 @@ class AsyncRuntime:
         store: str | os.PathLike[str] | None = None,
         machine: str = "auto",
         arch: str = "auto",
+        kernel: str | None = None,
         max_machines: int | None = None,
         memory_budget: int | None = None,
         cpus: int | None = None,
@@ -100,6 +102,7 @@ class AsyncRuntime:
             "store": store,
             "machine": machine,
             "arch": arch,
+            "kernel": kernel,
             "max_machines": max_machines,
             "memory_budget": memory_budget,
             "cpus": cpus,
@@ -112,6 +115,8 @@ class AsyncRuntime:
         options = RuntimeOptions(**given)
         self._store = ImageStore(options.store)
         self._defaults = {"machine": options.machine, "arch": options.arch}
+        if options.kernel is not None:
+            self._defaults["kernel"] = options.kernel
         pool_options = PoolOptions(
             options.pool, options.cold, options.warm, options.snapshot_budget
         )
@@ -130,7 +135,7 @@ class AsyncRuntime:
 
     @property
     def defaults(self) -> Mapping[str, str]:
-        """The defaults of the options ``machine`` and ``arch``, by name."""
+        """The defaults of the options ``machine``, ``arch`` and, if given, ``kernel``, by name."""
         return self._defaults
 
     @property

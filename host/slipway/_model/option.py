@@ -37,7 +37,9 @@ class Option:
     for the command line, ``schema_help`` are further sentences for the schemas of the API and the
     tool, ``default_help`` says what None stands for. A ``local`` option exists only for machines
     that this process starts. ``flags`` are the names on the command line, by default the field's
-    name with dashes; ``metavar`` stands for the value there, by default after its unit.
+    name with dashes; ``metavar`` stands for the value there, by default after its unit. ``names``
+    are values beside those of the type: texts that mean the same on a server, so that a ``local``
+    option with names exists there for these values.
     ``most_items`` bounds the length of a tuple or mapping.
     :func:`read_options` fills in ``name``, ``kind`` (the field's type) and ``default``.
     """
@@ -51,6 +53,7 @@ class Option:
     flags: tuple[str, ...] = ()
     metavar: str = ""
     choices: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     most_items: int | None = None
     name: str = ""
     kind: Any = None
@@ -71,7 +74,16 @@ class Option:
     @property
     def is_scalar(self) -> bool:
         """Return True if the value has the same form in the library, in JSON and in a query."""
-        return self.type in _SCALARS
+        return self.type in _SCALARS or bool(self.names)
+
+    @property
+    def is_remote(self) -> bool:
+        """Return True if a server takes the option, or some of its values."""
+        return not self.local or bool(self.names)
+
+    def is_local_value(self, value: object) -> bool:
+        """Return True if no server takes ``value``, which may be a value from a command line."""
+        return self.local and bool(value) and value not in self.names
 
     @property
     def is_flag(self) -> bool:

@@ -44,6 +44,8 @@ MIN_MEMORY_LIMIT = 4 * MIB
 # An hour: long-lived machines are not the purpose of Slipway.
 MAX_SECONDS = 3600.0
 
+# Kernels that a store may have, by name.
+KERNEL_NAMES = ("debian", "small")
 # Several options of a command line, which together make one value.
 NETWORK_FLAGS = ("--network", "--allow", "--publish", "--network-limit", "--network-rate")
 
@@ -86,7 +88,8 @@ class Options:
     holds for stdout and stderr each. Output over the limit is dropped and counted, and ends the
     program with ``kill_on_output``. ``tty=True`` is a terminal of 24 rows and 80 columns.
 
-    Lists are accepted for tuples, a mapping for ``environment``, and a text for a path.
+    Lists are accepted for tuples, a mapping for ``environment``, and a text for a path. ``kernel``
+    is ``small``, ``debian`` or a path; a file with such a name is ``./small``.
 
     Raises:
         InputError: a value is of another type than its field.
@@ -209,12 +212,15 @@ class Options:
         ),
     ] = None
     kernel: Annotated[
-        Path | None,
+        str | Path | None,
         Option(
-            "guest kernel: a vmlinux or bzImage file, or for arm64 an Image file",
+            "guest kernel: small or debian",
             Group.MACHINE,
+            command_help="or a vmlinux or bzImage file, for arm64 an Image file",
+            default_help="the store's choice",
             local=True,
-            metavar="PATH",
+            names=KERNEL_NAMES,
+            metavar="NAME|PATH",
         ),
     ] = None
     boot_log: Annotated[
@@ -228,6 +234,8 @@ class Options:
                 object.__setattr__(self, name, convert(name, option.kind, value))
         if self.tty is True:
             object.__setattr__(self, "tty", Tty())
+        if isinstance(self.kernel, str) and self.kernel not in KERNEL_NAMES:
+            object.__setattr__(self, "kernel", convert("kernel", Path, self.kernel))
 
     @property
     def fetched_bytes(self) -> int:

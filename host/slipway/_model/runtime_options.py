@@ -8,7 +8,7 @@ from typing import Annotated
 
 from slipway._model.bounds import check_choice
 from slipway._model.option import Option, read_options
-from slipway._model.options import OPTIONS
+from slipway._model.options import KERNEL_NAMES, OPTIONS
 from slipway._model.values import Bounds, check_value, read_field_types
 from slipway._util.units import GIB, MIB
 
@@ -51,6 +51,14 @@ class RuntimeOptions:
             choices=OPTIONS["arch"].choices,
         ),
     ] = "auto"
+    kernel: Annotated[
+        str | None,
+        Option(
+            "kernel of the machines",
+            choices=KERNEL_NAMES,
+            default_help=OPTIONS["kernel"].default_help,
+        ),
+    ] = None
     max_machines: Annotated[
         _Positive | None, Option("machines at once", default_help="as CPUs and memory allow")
     ] = None
@@ -87,8 +95,9 @@ class RuntimeOptions:
         for name, kind in read_field_types(RuntimeOptions).items():
             object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))
         for name, option in RUNTIME_OPTIONS.items():
-            if option.choices:
-                check_choice(name, getattr(self, name), option.choices)
+            value = getattr(self, name)
+            if option.choices and value is not None:
+                check_choice(name, value, option.choices)
 
 
 # All runtime options by name, in the order of the fields of RuntimeOptions.

@@ -74,7 +74,8 @@ class AsyncClient:
     ) -> AsyncExecution:
         """Start ``source``, or queue the run; see :meth:`slipway.AsyncRuntime.start`.
 
-        ``options`` are the fields of :class:`slipway.Options` except ``kernel`` and ``boot_log``.
+        ``options`` are the fields of :class:`slipway.Options` except ``boot_log``; ``kernel`` is a
+        name, no path.
 
         Raises:
             InputError: the request cannot be run as it stands; nothing was started.

@@ -97,21 +97,46 @@ def build_assets(
     from slipway_initramfs.store.initrds import find_initrd
 
     language, options, hypervisor = request.language, request.options, request.hypervisor
-    kernel = None
+    kernel, name, arch = None, find_kernel_name(options), hypervisor.architecture
     if not verified:
         with suppress(ImageCorrupted):
-            kernel = store.kernel(hypervisor.architecture)
+            kernel = find_kernel(store, arch, options)
     if kernel is None or not kernel.is_current:
         from slipway_initramfs.kernel_build import build_kernel
 
         hypervisor.check()
-        kernel = build_kernel(store, architecture=hypervisor.architecture, progress=progress)
+        kernel = build_kernel(store, architecture=arch, name=name, progress=progress)
     memory = choose_machine_memory(image, language, options)
     agent = freeze_agent(store, image.architecture, progress, verify=verified)
     # Modules fit only the kernel that they were built with.
-    initrd = find_initrd(store, image, kernel if options.kernel is None else None, agent.path)
+    other = None if isinstance(options.kernel, str) else options.kernel
+    initrd = find_initrd(store, image, kernel if other is None else None, agent.path)
     adapted = replace(language, environment={**image.environment, **language.environment})
-    return Assets(adapted, image, kernel, agent, initrd, options.kernel, memory, hypervisor)
+    return Assets(adapted, image, kernel, agent, initrd, other, memory, hypervisor)
+
+
+def find_kernel_name(options: Options) -> str:
+    """Return the name of the store's kernel that a caller wants; empty for the one in use.
+
+    A kernel of the caller's own is a path; then the agent's modules are those of the one in use.
+    """
+    return options.kernel if isinstance(options.kernel, str) else ""
+
+
+def find_kernel(store: ImageStore, architecture: str | None, options: Options) -> Kernel | None:
+    """Find the store's kernel for a machine with ``options``; it may be stale.
+
+    ``architecture`` is by default that of this host.
+
+    Raises:
+        ImageCorrupted: of :mod:`slipway_initramfs.errors`; its record is damaged.
+    """
+    from slipway_initramfs.architectures import machine_architecture
+
+    name = find_kernel_name(options)
+    if not name:
+        return store.kernel(architecture)
+    return store.find_kernel(architecture or machine_architecture(), name)
 
 
 def verify_assets(assets: Assets, store: ImageStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._run.assets import AssetRequest, build_assets
@@ -45,7 +46,7 @@ def find_assets(
 
         hypervisor = choose(options.machine, store.root, options.arch)
     request = AssetRequest(language, options, hypervisor)
-    if options.kernel is not None:
+    if isinstance(options.kernel, Path):
         from slipway._run.kernel_file import check_kernel_file
 
         check_kernel_file(options.kernel, hypervisor.architecture)

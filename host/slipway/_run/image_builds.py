@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._model.options import Options
+from slipway._run.assets import find_kernel_name
 from slipway._util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ImageBuilds:
-    """Builds of the images that ``images`` lacks, at most one per image at a time.
+    """Builds of the images that ``images`` lacks, at most one per image and kernel at a time.
 
     A build goes on when all that wait for it are cancelled: it cannot be interrupted, and the next
     run has the use of it. The number of threads is bounded by the number of images.
@@ -23,7 +24,7 @@ class ImageBuilds:
 
     def __init__(self, images: ImageProvider) -> None:
         self._images = images
-        self._builds: dict[tuple[str, str], _Build] = {}
+        self._builds: dict[tuple[str, str, str], _Build] = {}
 
     async def ensure_built(self, request: AssetRequest, progress: Progress) -> None:
         """Wait until the image of ``request`` is built, on the hypervisor of the first such run.
@@ -33,11 +34,12 @@ class ImageBuilds:
         Raises:
             ImageError: the image cannot be built.
         """
-        image = request.language.image, request.hypervisor.architecture
-        build = self._builds.get(image)
+        kernel = find_kernel_name(request.options)
+        key = request.language.image, request.hypervisor.architecture, kernel
+        build = self._builds.get(key)
         if build is None:
-            build = self._builds[image] = _Build(self._images, request)
-            build.task.add_done_callback(lambda task: self._forget_build(image, task))
+            build = self._builds[key] = _Build(self._images, request)
+            build.task.add_done_callback(lambda task: self._forget_build(key, task))
         build.listeners.append(progress)
         if build.last_line:
             progress(build.last_line)
@@ -46,8 +48,8 @@ class ImageBuilds:
         finally:
             build.listeners.remove(progress)
 
-    def _forget_build(self, image: tuple[str, str], task: asyncio.Task[Assets]) -> None:
-        del self._builds[image]
+    def _forget_build(self, key: tuple[str, str, str], task: asyncio.Task[Assets]) -> None:
+        del self._builds[key]
         if not task.cancelled():
             task.exception()  # without a waiting run the error is read here, or asyncio logs it
 
@@ -60,8 +62,12 @@ class _Build:
         # For listeners that come later.
         self.last_line = ""
         # No other options: the build may outlive the run that began it.
-        machine, arch = request.options.machine, request.options.arch
-        request = replace(request, options=Options(machine=machine, arch=arch))
+        options = Options(
+            machine=request.options.machine,
+            arch=request.options.arch,
+            kernel=find_kernel_name(request.options) or None,
+        )
+        request = replace(request, options=options)
         self.task = asyncio.create_task(
             run_in_daemon_thread(lambda: images.find(request, self._report))
         )

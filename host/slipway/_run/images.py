@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from slipway._run.assets import find_kernel
 from slipway._run.find_assets import find_assets
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class StoredImages:
         architecture = None if options.arch == "auto" else options.arch
         try:
             image = self._store.image(language.image, architecture)
-            kernel = self._store.kernel(architecture)
+            kernel = find_kernel(self._store, architecture, options)
             if image is None or kernel is None:
                 return False
             return language.matches(image) and kernel.is_current

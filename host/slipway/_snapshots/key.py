@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slipway._run.start_machine import choose_port
 from slipway._util.units import MIB
 from slipway.machine.model import PortKind
+from slipway_initramfs.store.records import DEBIAN_KERNEL
 
 if TYPE_CHECKING:
     from slipway._model.options import Options
@@ -26,7 +27,8 @@ _ELSEWHERE = frozenset({"aliases", "suffixes", "debian", "registry", "version"})
 class SnapshotKey:
     """Identity of a snapshot.
 
-    ``image``, ``architecture`` and ``hypervisor`` are names, ``port`` is that of the agent. With
+    ``image``, ``architecture``, ``hypervisor`` and ``kernel`` are names, ``port`` is that of the
+    agent. With
     ``network`` the machine has a network interface, for any rules. ``inputs`` is a digest (64
     hexadecimal digits) of everything that the snapshot depends on; ``parts`` are the digests of the
     single inputs by name, to report which input has changed.
@@ -41,6 +43,7 @@ class SnapshotKey:
     parts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     network: bool = False
     port: PortKind = PortKind.VIRTIO
+    kernel: str = DEBIAN_KERNEL
 
     @classmethod
     def of_run(cls, assets: Assets, options: Options) -> SnapshotKey:
@@ -83,12 +86,12 @@ class SnapshotKey:
         image, memory = assets.image.name, assets.memory
         machine = assets.hypervisor.architecture, assets.hypervisor.name
         inputs = json_digest([image, *machine, memory, cpus, network, port, parts])
-        return cls(image, *machine, memory, cpus, inputs, tuple(parts.items()), network, port)
+        pairs, kernel = tuple(parts.items()), assets.kernel.name
+        return cls(image, *machine, memory, cpus, inputs, pairs, network, port, kernel)
 
     def replaces(self, other: SnapshotKey) -> bool:
         """Return True if ``other`` has the same name: at most the inputs differ."""
-        names = ("image", "architecture", "hypervisor", "memory_bytes", "cpus", "network", "port")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+        return self.name == other.name
 
     @property
     def name(self) -> str:
@@ -99,6 +102,8 @@ class SnapshotKey:
             words.append(self.port)
         if self.network and self.port is not PortKind.TCP:
             words.append("network")
+        if self.kernel != DEBIAN_KERNEL:
+            words.append(self.kernel)
         return "-".join(words)
 
 

@@ -138,6 +138,7 @@ class Pool:
                 machine=options.machine,
                 arch=options.arch,
                 port=options.port,
+                kernel=options.kernel,
                 # Any rules: a clone gets those of its run when it is taken.
                 network=None if options.network is None else Network(),
             )

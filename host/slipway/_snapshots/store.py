@@ -26,6 +26,7 @@ from slipway.machine.model import PortKind, Snapshot
 from slipway_initramfs.errors import ImageCorrupted, UntrustedFile
 from slipway_initramfs.errors import ImageError as BuildError
 from slipway_initramfs.store import manifests
+from slipway_initramfs.store.records import DEBIAN_KERNEL, KERNELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,10 @@ class SnapshotStore:
         port = _find_port(manifests.get_text(manifest, "port"))
         pairs = tuple(parts.items())
         machine = architecture, hypervisor
-        key = SnapshotKey(image, *machine, memory_bytes, cpus, inputs, pairs, network, port)
+        kernel = manifest.get("kernel", DEBIAN_KERNEL)
+        if kernel not in KERNELS:
+            raise ImageCorrupted("a snapshot in the store has an unknown kernel")
+        key = SnapshotKey(image, *machine, memory_bytes, cpus, inputs, pairs, network, port, kernel)
         memory, state = (self._build_blob(manifest, name) for name in ("memory", "state"))
         if (
             key.name != name

@@ -65,7 +65,7 @@ def _encode_source(source: bytes) -> dict[str, str]:
 
 def _refuse_local_options(options: Options) -> None:
     for option in OPTIONS.values():
-        if option.local and getattr(options, option.name):
+        if option.is_local_value(getattr(options, option.name)):
             raise InputError(
                 f"{option.name} is not available on a server",
                 f"Leave out {option.name}, or run without a server.",
@@ -83,7 +83,7 @@ def _encode_options(options: Options, groups: set[Group]) -> dict[str, Any]:
     record = {}
     for option in OPTIONS.values():
         value = getattr(options, option.name)
-        if option.local or option.group not in groups or value == option.default:
+        if not option.is_remote or option.group not in groups or value == option.default:
             continue
         for text in _iterate_texts(value):
             _check_unicode(option.name, text)

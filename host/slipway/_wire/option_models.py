@@ -194,7 +194,8 @@ def _make_query_field(option: Option) -> tuple[Any, Any]:
     """Return the type and the default of the field for a scalar option or a flag."""
     if option.is_flag:
         return Flag, Field(False, description=option.description)
-    kind: Any = Literal[option.choices] if option.choices else option.type
+    texts = option.choices or option.names
+    kind: Any = Literal[texts] if texts else option.type
     if bounds := option.bounds:
         least: dict[str, Any] = {"gt" if bounds.above else "ge": bounds.least}
         kind = Annotated[kind, Field(**least, le=bounds.most)]
@@ -222,7 +223,7 @@ def _make_model(
     return create_model(name, __doc__=summary, **fields)
 
 
-_REMOTE = [option for option in OPTIONS.values() if not option.local]
+_REMOTE = [option for option in OPTIONS.values() if option.is_remote]
 _OF_RUN = [option for option in _REMOTE if option.name not in MACHINE_OPTIONS]
 _OF_MACHINE = [option for option in _REMOTE if option.name in MACHINE_OPTIONS]
 _IN_QUERY = [option for option in _REMOTE if option.is_scalar or option.is_flag]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.store import manifests
 from slipway_initramfs.store.reader import CHOICE_KIND, StoreReader
-from slipway_initramfs.store.records import DEBIAN_KERNEL, Archive, Blob
+from slipway_initramfs.store.records import DEBIAN_KERNEL, Archive, Blob, make_kernel_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,9 +157,6 @@ class ImageStore(StoreReader):
             ImageError: the kernel is not in the store. Debian's is fetched by the next run.
         """
         if name != DEBIAN_KERNEL and self.find_kernel(architecture, name) is None:
-            raise ImageError(
-                f"the store has no kernel {name!r} for {architecture}",
-                f"Build it: slipway kernel build --arch {architecture}",
-            )
+            raise make_kernel_error(architecture, name)
         with self.building(f"kernel-choice-{architecture}"):
             self.put_record(CHOICE_KIND, architecture, {"kernel": name})

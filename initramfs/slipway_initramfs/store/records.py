@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slipway_initramfs.errors import ImageCorrupted
+from slipway_initramfs.errors import ImageCorrupted, ImageError
 from slipway_initramfs.units import MIB
 
 if TYPE_CHECKING:
@@ -305,6 +305,14 @@ class Kernel:
 def build_image_key(name: str, architecture: str) -> str:
     """Return the name of the record of an image."""
     return f"{name}-{architecture}"
+
+
+def make_kernel_error(architecture: str, name: str) -> ImageError:
+    """Return the error for a store without the kernel of this name."""
+    return ImageError(
+        f"the store has no kernel {name!r} for {architecture}",
+        f"Build it: slipway kernel build --arch {architecture}",
+    )
 
 
 def build_kernel_key(architecture: str, name: str) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from slipway._cli.run_arguments import build_parser, parse_arguments, read_options
 from slipway._mcp.forms import RunCodeArguments
 from slipway._model.option import Group, Option
 from slipway._model.options import MACHINE_OPTIONS, OPTIONS, Options
 from slipway._model.run_request import RunRequest
+from slipway._model.runtime_options import RUNTIME_OPTIONS
 from slipway._wire.job import encode_job, encode_session
 from slipway._wire.request_models import (
     SessionBody,
@@ -24,17 +26,17 @@ from slipway.machine.hypervisors import HYPERVISORS
 from slipway.machine.model import PortKind
 from slipway.machine.qemu_targets import TARGETS
 from slipway.vmm.spec import PORTS
+from slipway_initramfs.store.records import KERNELS
 from support.option_table import BEGIN, END, TABLES, make_table
 
 DOCS = Path(__file__).parents[3] / "docs"
-REMOTE = [option for option in OPTIONS.values() if not option.local]
+REMOTE = [option for option in OPTIONS.values() if option.is_remote]
 # A value of each scalar option that is not its default, as it is typed and as it is meant.
 MIB = 1024 * 1024
 VALUES: dict[tuple[type, str], tuple[str, Any]] = {
     (float, "s"): ("1500ms", 1.5),
     (int, "bytes"): ("8M", 8 * MIB),
     (int, ""): ("3", 3),
-    (Path, ""): ("vmlinux", Path("vmlinux")),
 }
 
 
@@ -47,13 +49,13 @@ def typed_and_meant(option: Option) -> tuple[list[str], Any]:
     flag = "--" + option.name.replace("_", "-")
     if option.is_flag:
         return [flag], True
-    if option.choices:
-        return [flag, option.choices[-1]], option.choices[-1]
+    if texts := option.choices or option.names:
+        return [flag, texts[-1]], texts[-1]
     text, value = VALUES[option.type, option.bounds.unit if option.bounds else ""]
     return [flag, text], value
 
 
-SCALARS = [option for option in OPTIONS.values() if option.is_scalar or option.type is Path]
+SCALARS = [option for option in OPTIONS.values() if option.is_scalar]
 on_scalars = pytest.mark.parametrize("option", SCALARS, ids=name_of)
 
 
@@ -99,7 +101,7 @@ def test_help_names_the_option(option: Option) -> None:
 def test_wire_form_has_the_option_unless_it_is_local(option: Option) -> None:
     _, value = typed_and_meant(option)
     options = Options(**{option.name: value})
-    if option.local:
+    if not option.is_remote:
         with pytest.raises(ValueError, match=option.name):
             encode_job(RunRequest(b"x", "c", options, b""))
         return
@@ -123,17 +125,36 @@ def test_api_takes_the_option(option: Option) -> None:
 
 
 def test_api_takes_no_local_option() -> None:
-    local = {option.name for option in OPTIONS.values() if option.local}
+    local = {option.name for option in OPTIONS.values() if not option.is_remote}
 
-    assert local == {"kernel", "boot_log"} <= {*MACHINE_OPTIONS}
+    assert local == {"boot_log"} <= {*MACHINE_OPTIONS}
     assert not local & {*StartBody.model_fields, *StartQuery.model_fields}
+
+
+def test_kernels_are_those_that_a_store_may_have() -> None:
+    assert OPTIONS["kernel"].names == RUNTIME_OPTIONS["kernel"].choices == KERNELS
+
+
+@pytest.mark.parametrize("path", ["vmlinux", "./small", "/boot/small"])
+def test_a_kernel_that_is_no_name_is_a_file_of_this_host(path: str) -> None:
+    parser = build_parser("vmm-run")
+    typed = ["--kernel", path, "-c", "1", "--language", "c"]
+
+    given = read_options(parse_arguments(typed, parser), (), ())
+
+    assert given.kernel == Path(path)
+    with pytest.raises(ValueError, match="kernel is not available on a server"):
+        encode_job(RunRequest(b"x", "c", given, b""))
+    for model in (StartQuery, StartBody):
+        with pytest.raises(ValidationError, match="'debian' or 'small'"):
+            model.model_validate({"kernel": path})
 
 
 @pytest.mark.parametrize("option", REMOTE, ids=name_of)
 def test_tool_for_models_takes_the_option(option: Option) -> None:
-    # Hypervisor and port are the host's choice, not a model's.
+    # Hypervisor, port and kernel are the host's choice, not a model's.
     assert (option.name in RunCodeArguments.model_fields) == (
-        option.name not in {"machine", "port"}
+        option.name not in {"machine", "port", "kernel"}
     )
 
 

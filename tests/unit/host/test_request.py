@@ -374,7 +374,7 @@ def test_values_are_taken_as_what_is_meant() -> None:
         arguments=["a", Path("b")],  # type: ignore[arg-type]
         environment={"A": "b"},  # type: ignore[arg-type]
         outputs=iter([Path("c/d")]),  # type: ignore[arg-type]
-        kernel="vmlinux",  # type: ignore[arg-type]
+        kernel="vmlinux",
         timeout=5,
     )
     assert options == slipway.Options(

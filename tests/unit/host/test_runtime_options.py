@@ -70,6 +70,7 @@ def test_serve_reads_values_by_their_unit(flag: str, text: str, name: str, value
 
 
 def test_tools_for_models_have_the_options_of_their_machines() -> None:
-    parsed = mcp.build_parser("slipway mcp").parse_args(["--max-machines", "2"])
+    typed = ["--max-machines", "2", "--kernel", "small"]
+    parsed = mcp.build_parser("slipway mcp").parse_args(typed)
 
-    assert (parsed.max_machines, parsed.machine) == (2, "auto")
+    assert (parsed.max_machines, parsed.machine, parsed.kernel) == (2, "auto", "small")

@@ -56,6 +56,7 @@ def assets(store: ImageStore) -> Assets:
         ({}, ""),
         ({"machine": "qemu"}, "--machine qemu "),
         ({"arch": "arm64", "port": "serial"}, "--arch arm64 --port serial "),
+        ({"kernel": "small"}, "--kernel small "),
         ({"network": Network(allow=("a.example",))}, "--network "),
     ],
 )

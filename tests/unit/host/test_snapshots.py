@@ -33,6 +33,7 @@ from slipway_initramfs.errors import UntrustedFile
 from slipway_initramfs.freeze import Agent
 from slipway_initramfs.languages import catalogue
 from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import SMALL_KERNEL
 from support.stores import names, put_agent, put_image, put_kernel
 from support.untrusted_files import OF_FILES
 from support.waiting import LIMIT, block_until, read_until
@@ -896,6 +897,19 @@ def test_whatever_changes_makes_another_shape(assets: Assets) -> None:
     keys.append(SnapshotKey.of(assets, 1, port=PortKind.TCP))
 
     assert len({key.inputs for key in keys}) == len(keys)
+
+
+def test_kernels_have_snapshots_of_their_own(images: ImageStore, assets: Assets) -> None:
+    small = replace(assets, kernel=put_kernel(images, name=SMALL_KERNEL, content=b"small"))
+    keys = [SnapshotKey.of(replace(each, memory=MEMORY), 1) for each in (assets, small)]
+    store, snapshot = SnapshotStore(images), write_snapshot({4096: b"x"})
+
+    stored = [store.save(key, snapshot) for key in keys]
+
+    assert keys[1].name == f"{keys[0].name}-small"
+    assert not keys[1].replaces(keys[0])
+    assert [store.find(key) for key in keys] == stored
+    snapshot.close()
 
 
 def test_other_version_makes_another_shape(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,17 @@ def test_debians_kernel_stays_where_it_is_in_use(
     assert build_kernel(store, architecture="amd64", progress=print).name == DEBIAN_KERNEL
 
 
+def test_a_run_that_names_the_small_kernel_gets_the_installed_one(
+    install: Callable[..., Path], store: ImageStore
+) -> None:
+    put_kernel(store)
+    install()
+
+    kernel = build_kernel(store, architecture="amd64", name=SMALL_KERNEL, progress=print)
+
+    assert kernel.name == SMALL_KERNEL
+
+
 def test_another_architecture_is_not_in_the_package(
     install: Callable[..., Path], store: ImageStore
 ) -> None:

@@ -106,6 +106,31 @@ def test_a_damaged_small_kernel_gives_way_to_debians(store: ImageStore) -> None:
     assert any("slipway kernel build" in line for line in lines)
 
 
+@pytest.mark.parametrize("chosen", [DEBIAN_KERNEL, SMALL_KERNEL])
+@pytest.mark.parametrize("name", [DEBIAN_KERNEL, SMALL_KERNEL])
+def test_a_kernel_that_a_run_names_need_not_be_in_use(
+    store: ImageStore, chosen: str, name: str
+) -> None:
+    put_both(store)
+    store.choose_kernel(chosen, "amd64")
+
+    kernel = build_kernel(store, architecture="amd64", name=name, progress=print)
+
+    assert kernel.name == name
+    assert used(store) == chosen
+
+
+def test_a_small_kernel_that_a_run_names_has_no_substitute(store: ImageStore) -> None:
+    put_kernel(store)
+    stale = put_kernel(store, name=SMALL_KERNEL, builder=0)
+
+    with pytest.raises(ImageError, match="no kernel 'small' for amd64") as raised:
+        build_kernel(store, architecture="amd64", name=SMALL_KERNEL, progress=print)
+
+    assert not stale.is_current
+    assert "slipway kernel build --arch amd64" in raised.value.hint
+
+
 def test_a_damaged_record_of_the_small_kernel_gives_way_to_debians(store: ImageStore) -> None:
     put_both(store)
     small = store.kernel("amd64")
