@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from slipway._run.languages import find_language_of_file
 from slipway._run.output_sink import OutputTail
 from slipway.machine.kvm import KvmMachine
 from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import KERNELS
 
 if TYPE_CHECKING:
     from slipway._run.assets import Assets
@@ -29,17 +31,17 @@ SHOWN = 12
 PORTS = ("virtio", "uart")
 
 
-def find_assets_and_options(file: Path, serial: bool) -> tuple[Assets, Options]:
-    """Return the assets of ``file``'s language, and options that choose the port."""
+def find_assets_and_options(file: Path, serial: bool, kernel: str | None) -> tuple[Assets, Options]:
+    """Return the assets of ``file``'s language, and options that choose port and kernel."""
     language = find_language_of_file(file)
-    options = Options(machine="kvm", port="serial" if serial else "virtio")
+    options = Options(machine="kvm", port="serial" if serial else "virtio", kernel=kernel)
     return find_assets(language, options, ImageStore(), print), options
 
 
-async def count(file: Path, serial: bool) -> None:
+async def count(file: Path, serial: bool, kernel: str | None) -> None:
     """Boot, run ``file``, and print the exits of each."""
     language = find_language_of_file(file)
-    assets, options = find_assets_and_options(file, serial)
+    assets, options = find_assets_and_options(file, serial, kernel)
     guest = await Guest.start(assets, options)
     try:
         await guest.wait_ready()
@@ -51,7 +53,7 @@ async def count(file: Path, serial: bool) -> None:
     finally:
         await guest.stop()
     port = "UART" if serial else "virtio port"
-    print(f"\nagent on the {port}; boot to Ready: {boot[0]}")
+    print(f"\nLinux {assets.kernel.version}, agent on the {port}; boot to Ready: {boot[0]}")
     print("  " + "\n  ".join(boot[1 : SHOWN + 1]))
     print(f"  with a job of {len(source)} bytes of source: {job[0]}")
 
@@ -60,15 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, default=EXAMPLE)
     parser.add_argument("--prepare", action="store_true", help="make what boots, and end")
+    parser.add_argument(
+        "--kernel", choices=KERNELS, action="append", help="each in turn; default: the one in use"
+    )
     parser.add_argument("--port", choices=PORTS, action="append", help="default: each in turn")
     parsed = parser.parse_args()
-    ports = parsed.port or PORTS
-    if parsed.prepare:
-        for port in ports:
-            find_assets_and_options(parsed.file, port == "uart")
-        return
-    for port in ports:
-        asyncio.run(count(parsed.file, port == "uart"))
+    for port, kernel in product(parsed.port or PORTS, parsed.kernel or [None]):
+        if parsed.prepare:
+            find_assets_and_options(parsed.file, port == "uart", kernel)
+        else:
+            asyncio.run(count(parsed.file, port == "uart", kernel))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from slipway.machine.model import MachineSpec, Transport
 from slipway.machine.process import ChildProcess
 from slipway.machine.qemu import SANDBOX
 from slipway.machine.qemu_targets import find_target
+from slipway_initramfs.architectures import machine_architecture
 from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import KERNELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -124,11 +126,12 @@ async def run_qemu(spec: MachineSpec) -> AsyncIterator[tuple[Transport, Transpor
             stream.writer.close()
 
 
-def find_stored_kernel() -> Path:
-    """Return the kernel of the image store."""
-    kernel = ImageStore().kernel()
+def find_stored_kernel(name: str = "") -> Path:
+    """Return the kernel of this name in the image store, by default the one in use."""
+    store = ImageStore()
+    kernel = store.find_kernel(machine_architecture(), name) if name else store.kernel()
     if kernel is None:
-        raise SystemExit("make the kernel first: slipway image build bash")
+        raise SystemExit("make the kernel first: slipway image build bash; slipway kernel build")
     return kernel.path
 
 
@@ -157,10 +160,16 @@ def main() -> None:
     parser.add_argument("--initrd", type=Path, help="one whose init prints a line 'bare'")
     parser.add_argument("--memory", type=int, default=256, metavar="MIB")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--print-kernel", action="store_true", help="print the store's, and end")
+    parser.add_argument(
+        "--print-kernel",
+        choices=("", *KERNELS),
+        nargs="?",
+        const="",
+        help="print the path of the store's kernel, and end",
+    )
     parsed = parser.parse_args()
-    if parsed.print_kernel:
-        print(find_stored_kernel())
+    if parsed.print_kernel is not None:
+        print(find_stored_kernel(parsed.print_kernel))
         return
     with tempfile.TemporaryDirectory() as directory:
         initrd = parsed.initrd or Path(directory) / "bare.cpio"

@@ -25,6 +25,7 @@ from slipway._run.job_request import JobRequest
 from slipway._run.languages import find_language_of_file
 from slipway._run.output_sink import OutputTail
 from slipway_initramfs.store.image_store import ImageStore
+from slipway_initramfs.store.records import KERNELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -118,7 +119,8 @@ async def measure(options: Options, data: bytes, rounds: int, ways: list[str]) -
     try:
         ready = await guest.wait_ready()
         size = len(data)
-        print(f"{guest.machine.hypervisor.name}, {ready.capabilities[0]}, {size} bytes")
+        name = guest.machine.hypervisor.name
+        print(f"{name}, Linux {ready.kernel}, {ready.capabilities[0]}, {size} bytes")
         await run(guest, "nothing", b"")
         for _ in range(rounds):
             base = await run(guest, "nothing", b"")
@@ -146,12 +148,15 @@ def main() -> None:
     parser.add_argument("--machine", default="qemu")
     parser.add_argument("--arch", default="auto")
     parser.add_argument("--port", default="serial")
+    parser.add_argument("--kernel", choices=KERNELS, help="default: the one in use")
     parser.add_argument("--kilobytes", type=int, default=100)
     parser.add_argument("--text", action="store_true", help="move source text")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--way", action="append", choices=[*PROGRAMS], default=None)
     parsed = parser.parse_args()
-    options = Options(machine=parsed.machine, port=parsed.port, arch=parsed.arch)
+    options = Options(
+        machine=parsed.machine, port=parsed.port, arch=parsed.arch, kernel=parsed.kernel
+    )
     ways = parsed.way or ["out", "stdin", "file"]
     size = parsed.kilobytes * 1000
     pattern = read_sources() if parsed.text else bytes(range(256))

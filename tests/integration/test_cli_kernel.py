@@ -120,6 +120,20 @@ def test_doctor_names_each_kernel_and_finds_damage(commands: Commands, kernels: 
     assert rows[1]["fix"] == "slipway kernel build --arch amd64"
 
 
+@pytest.mark.parametrize("arguments", [("serve", "--pool", "0", "--api-sock", "api"), ("mcp",)])
+def test_a_server_does_not_start_without_the_kernel_of_its_runs(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    ended = commands("slipway", *arguments, "--kernel", "small", "--store", tmp_path / "empty")
+
+    assert ended.code == 125
+    assert "no kernel 'small' for amd64" in ended.stderr
+    assert "slipway kernel build --arch amd64" in ended.stderr
+    assert not (tmp_path / "api").exists()
+
+
 def test_an_empty_store_has_no_kernels(commands: Commands, tmp_path: Path) -> None:
     ended = commands("slipway", "kernel", "list", "--store", tmp_path / "empty")
 

@@ -57,7 +57,7 @@ def run_command(arguments: list[str], prog: str) -> int:
         logging.basicConfig(level=logging.DEBUG, format="slipway: %(name)s: %(message)s")
     with rename_options_in_errors(parser):
         if parsed.api_sock is None:
-            check_host(parsed.store, parsed.machine, parsed.arch)
+            check_host(parsed.store, parsed.machine, parsed.arch, parsed.kernel)
         run_interruptible(lambda: _serve(parsed, ceiling))
     return 0
 

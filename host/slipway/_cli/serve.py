@@ -144,7 +144,7 @@ async def _serve(parsed: argparse.Namespace, environment: MutableMapping[str, st
     path = None if inherited is None else _find_socket_path(inherited.getsockname())
     default = _find_default_path(environment) if (path or parsed.api_sock) is None else None
     settings = _read_settings(parsed, path or default)
-    check_host(parsed.store, parsed.machine, parsed.arch)
+    check_host(parsed.store, parsed.machine, parsed.arch, parsed.kernel)
     given = {"pool": _find_pool_size(parsed), "snapshot_budget": read_snapshot_budget(parsed)}
     runtime = AsyncRuntime(**{**_select(parsed, RUNTIME_OPTIONS), **given})
     server = Server(settings, runtime, notify)

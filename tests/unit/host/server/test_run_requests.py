@@ -58,17 +58,19 @@ def test_makes_a_job_of_a_source_and_a_query() -> None:
 
 def test_default_machine_is_that_of_the_server_unless_the_request_names_one() -> None:
     body = b'{"source": "x", "language": "c"}'
-    defaults = {"machine": "qemu", "arch": "arm64"}
+    defaults = {"machine": "qemu", "arch": "arm64", "kernel": "small"}
 
     found = [
         requests.parse_json_request(body, query(), StartBody, defaults),
         requests.parse_json_request(body, query(machine="auto"), StartBody, defaults),
-        requests.parse_json_request(body, query(arch="auto"), StartBody, defaults),
+        requests.parse_json_request(body, query(arch="auto", kernel="debian"), StartBody, defaults),
         requests.parse_text_request(b"x", query(language="c"), defaults),
     ]
 
     assert [made.options.machine for made, _ in found] == ["qemu", "auto", "qemu", "qemu"]
     assert [made.options.arch for made, _ in found] == ["arm64", "arm64", "auto", "arm64"]
+    kernels = [made.options.kernel for made, _ in found]
+    assert kernels == ["small", "small", "debian", "small"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,7 @@ def test_values_come_from_the_query_or_the_body() -> None:
 def test_query_and_body_may_agree_but_not_differ(name: str) -> None:
     values: dict[str, tuple[Any, Any]] = {
         "language": ("c", "rust"), "version": ("1", "2"), "machine": ("kvm", "qemu"),
+        "kernel": ("small", "debian"),
         "arch": ("amd64", "arm64"), "port": ("tcp", "serial"), "stream": ("events", "raw"),
         "memory_limit": (5 << 20, 6 << 20), "build_memory_limit": (5 << 20, 6 << 20),
     }  # fmt: skip
