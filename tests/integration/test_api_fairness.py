@@ -16,6 +16,7 @@ from slipway._server.kept.retention import KeptBounds
 from slipway._server.peers import AllowList
 from slipway._server.socket_access import SocketAccess
 from support.api_server import Served, serve_api
+from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -286,3 +287,35 @@ async def test_attacker_with_all_sessions_leaves_some_to_others() -> None:
         assert [each["status"] for each in held] == [201] * 3 + [429]
         assert opened["status"] == 201
         assert len(api.launcher.machines) <= 4
+
+
+# --- Images -------------------------------------------------------------------------------------
+
+
+async def test_version_that_is_neither_built_nor_listed_is_refused_to_other_users() -> None:
+    launcher = FakeLauncher(unbuilt=["rust"])
+    launcher.made.set()
+    async with serve_everybody(launcher=launcher) as api:
+        fields = {"content_type": "text/plain"}
+        answers = [
+            await ask(api, user, f"/v1/run?language=rust@{version}", b"print hi", **fields)
+            for user, version in ((ATTACKER, "1.80"), (0, "1.80"), (ATTACKER, "1.80"))
+        ]
+
+        # The server's own user has it made; then it is there for all.
+        assert [read_status(answer) for answer in answers] == [403, 200, 200]
+        problem = read_record(answers[0])
+        assert problem["type"] == "urn:slipway:image-not-allowed"
+        assert "--listed rust@1.80" in problem["hint"]
+
+
+async def test_operator_can_let_nobody_have_images_made() -> None:
+    launcher = FakeLauncher(unbuilt=["rust"])
+    async with serve_everybody(launcher=launcher, runtime={"build": "never"}) as api:
+        fields = {"content_type": "text/plain"}
+        answers = [
+            await ask(api, user, "/v1/run?language=rust", b"print hi", **fields)
+            for user in (ATTACKER, 0)
+        ]
+
+        assert [read_status(answer) for answer in answers] == [403, 403]

@@ -252,6 +252,7 @@ class FakeLauncher:
     ) -> None:
         self.hypervisor = hypervisor or FakeHypervisor()
         self.unbuilt = set(unbuilt)
+        self.outdated: set[str] = set()
         self.made = threading.Event()
         self.boot = boot
         self.snapshotting: Callable[[], Awaitable[None]] | None = None
@@ -288,6 +289,10 @@ class FakeLauncher:
     def is_built(self, language: Language, options: Options) -> bool:
         """Whether all images are built."""
         return language.name not in self.unbuilt
+
+    def is_known(self, language: Language, options: Options) -> bool:
+        """Whether there is an image, although it may have to be built anew."""
+        return language.name in self.outdated
 
     async def launch(self, assets: Assets, options: Options) -> Guest:
         """Return a guest with a ready agent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slipway._cli.descriptors import DescriptorWorker, write_all
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from slipway._remote.client import AsyncClient
 
 READ_SIZE = 64 * 1024
+# A model is not trusted as the user is, who can list further versions.
+_SERVED = {
+    "build": replace(
+        RUNTIME_OPTIONS["build"],
+        help="images that models may have made: none, listed ones, or any version of a language;"
+        " with --api-sock, the server decides",
+        choices=("never", "listed", "any"),
+        default="listed",
+    )
+}
 # Of one message; a job with its files is one.
 MAX_MESSAGE = 64 * MIB
 
@@ -76,8 +87,8 @@ def build_parser(prog: str) -> Parser:
         metavar="PATH",
         help="run on the server at this socket (slipway serve)",
     )
-    for name in ("machine", "arch", "kernel", "max_machines"):
-        add_option(parser, RUNTIME_OPTIONS[name])
+    for name in ("machine", "arch", "kernel", "max_machines", "build", "listed"):
+        add_option(parser, _SERVED.get(name, RUNTIME_OPTIONS[name]))
     add_ceiling(add, "models", "; with --api-sock, that of the server holds as well")
     add_store(parser)
     add("--debug", action="store_true", help="show a log, and the traceback of an error")
@@ -107,7 +118,13 @@ def _make_runtime(parsed: argparse.Namespace) -> AsyncRuntime | AsyncClient:
         return AsyncClient(parsed.api_sock)
     from slipway._local.runtime import AsyncRuntime
 
-    return AsyncRuntime(store=parsed.store, arch=parsed.arch, max_machines=parsed.max_machines)
+    return AsyncRuntime(
+        store=parsed.store,
+        arch=parsed.arch,
+        max_machines=parsed.max_machines,
+        build=parsed.build,
+        listed=parsed.listed,
+    )
 
 
 class _LineTransport:

@@ -24,6 +24,7 @@ from slipway._model.runtime_options import (
 )
 from slipway._model.session import DEFAULT_IDLE_SECONDS, build_session_options, check_idle_seconds
 from slipway._model.values import Bounds, check_value
+from slipway._run.build_policy import BuildPolicy
 from slipway._run.image_builds import ImageBuilds
 from slipway._run.images import StoredImages
 from slipway._run.languages import list_languages, select_language
@@ -70,6 +71,9 @@ class AsyncRuntime:
         snapshot_budget: disk space of all snapshots in the store, in bytes, within which the pool
             creates some; None: 8 GiB, at most a quarter of the free space.
         warm: languages whose clones are prewarmed before the first run.
+        build: images that runs may have made: ``never`` any, ``listed`` ones, ``any``; ``auto`` is
+            any for callers in this process.
+        listed: images that are listed besides the default versions of the languages.
         images: source of images, in place of the store.
         launcher: supplier of machines, in place of pool, cold and warm.
 
@@ -92,6 +96,8 @@ class AsyncRuntime:
         cold: bool = False,
         snapshot_budget: int | None = None,
         warm: Iterable[str] = (),
+        build: str = "auto",
+        listed: Iterable[str] = (),
         images: ImageProvider | None = None,
         launcher: Launcher | None = None,
     ) -> None:
@@ -111,6 +117,8 @@ class AsyncRuntime:
             "cold": cold,
             "snapshot_budget": snapshot_budget,
             "warm": warm,
+            "build": build,
+            "listed": listed,
         }
         options = RuntimeOptions(**given)
         self._store = ImageStore(options.store)
@@ -126,9 +134,8 @@ class AsyncRuntime:
         else:
             self._supply = MachineSupply.from_store(self._store, self._admission, pool_options)
         images = images or StoredImages(self._store)
-        self._slots = SlotContext(
-            images, self._supply.launcher, self._admission, ImageBuilds(images)
-        )
+        self._builds = ImageBuilds(images, BuildPolicy(options.build, options.listed))
+        self._slots = SlotContext(images, self._supply.launcher, self._admission, self._builds)
         self._executions: set[LocalExecution] = set()
         self._context = SessionContext(self._slots, set(), self._check_open)
         self._closing = ""
@@ -291,8 +298,12 @@ class AsyncRuntime:
 
     @property
     def shared(self) -> Mapping[str, Holdings]:
-        """What users share: machines of runs and sessions, and places in the queue."""
-        return {"machines": self._admission.machines, "queue": self._admission.queue}
+        """What users share: machines of runs and sessions, places in the queue, image builds."""
+        return {
+            "machines": self._admission.machines,
+            "queue": self._admission.queue,
+            "builds": self._builds.holdings,
+        }
 
     @property
     def idle(self) -> int:

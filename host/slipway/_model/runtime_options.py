@@ -91,6 +91,23 @@ class RuntimeOptions:
         ),
     ] = ()
 
+    build: Annotated[
+        str,
+        Option(
+            "images that runs may have made: none, listed ones, or any version of a language; auto"
+            " is any for this user and root, and listed for other users",
+            choices=("auto", "never", "listed", "any"),
+        ),
+    ] = "auto"
+    listed: Annotated[
+        tuple[str, ...],
+        Option(
+            "images that may be made besides default versions and those of the store, such as"
+            " rust@1.80",
+            metavar="LANGUAGE",
+        ),
+    ] = ()
+
     def __post_init__(self) -> None:
         for name, kind in read_field_types(RuntimeOptions).items():
             object.__setattr__(self, name, check_value(name, kind, getattr(self, name)))

@@ -17,6 +17,7 @@ from slipway._wire.fields import Fields, decode_line
 _ERRORS: dict[str, type[SlipwayError]] = {
     "input-error": InputError,
     "network-not-allowed": InputError,
+    "image-not-allowed": InputError,
     "busy": Busy,
     "draining": Busy,
     "image-error": ImageError,

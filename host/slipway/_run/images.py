@@ -40,6 +40,10 @@ class ImageProvider(Protocol):
         """Return whether :meth:`find` has no image to build, which takes minutes."""
         ...
 
+    def is_known(self, language: Language, options: Options) -> bool:
+        """Return whether there is an image of this name, perhaps damaged or of an older form."""
+        ...
+
 
 class StoredImages:
     """Images of ``store``; missing ones are built into the store."""
@@ -73,3 +77,13 @@ class StoredImages:
             return language.matches(image) and kernel.is_current
         except ImageCorrupted:
             return False
+
+    def is_known(self, language: Language, options: Options) -> bool:
+        """Return whether the store has an image of this name, perhaps damaged or stale."""
+        from slipway_initramfs.errors import ImageCorrupted
+
+        architecture = None if options.arch == "auto" else options.arch
+        try:
+            return self._store.image(language.image, architecture) is not None
+        except ImageCorrupted:
+            return True

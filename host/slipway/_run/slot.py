@@ -117,6 +117,7 @@ class Slot:
         """Find the assets if the image is built, else leave that to :meth:`wait_admitted`.
 
         Raises:
+            BuildNotAllowed: the image is missing, and the operator does not let it be made.
             ImageError: a part of them cannot be built.
             InputError: the machine would have too little memory.
         """
@@ -128,6 +129,13 @@ class Slot:
     def _find_if_built(self) -> None:
         if self._context.images.is_built(self._language, self._options):
             self.find()
+        else:
+            self._check_build_allowed()
+
+    def _check_build_allowed(self) -> None:
+        if self._context.builds is not None:
+            share = self._find_share()
+            self._context.builds.check_allowed(self._language, self._options, share)
 
     async def build_missing(self) -> None:
         """Find the assets; a missing image is built first, once for all runs that wait for it.
@@ -140,7 +148,7 @@ class Slot:
         assert self._context.builds is not None
         if self._assets is None:
             request = await asyncio.to_thread(self._check_host)
-            await self._context.builds.ensure_built(request, self.progress)
+            await self._context.builds.ensure_built(request, self.progress, self._find_share())
             await asyncio.to_thread(self.find)
 
     def _check_host(self) -> AssetRequest:
@@ -239,6 +247,7 @@ class Slot:
         try:
             return await boot(self.assets)
         except DamagedImage:
+            await asyncio.to_thread(self._check_build_allowed)
             # No job has run: the image is checked before the agent's first job.
             self.progress("the stored image is damaged; building it again")
             await run_in_daemon_thread(lambda: self.find(repair=True))

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.network_ceiling import AboveCeiling
+from slipway._run.build_policy import BuildNotAllowed
 from slipway._util.errors import (
     Busy,
     HostError,
@@ -31,6 +32,7 @@ _PREFIX = "urn:slipway:"
 # instead (see `DRAINING`).
 _STATUSES: tuple[tuple[type[SlipwayError], int, str], ...] = (
     (AboveCeiling, 403, "network-not-allowed"),
+    (BuildNotAllowed, 403, "image-not-allowed"),
     (InputError, 422, "input-error"),
     (Busy, 429, "busy"),
     (ImageError, 503, "image-error"),
@@ -40,6 +42,7 @@ _STATUSES: tuple[tuple[type[SlipwayError], int, str], ...] = (
 _TITLES = {
     "input-error": "Invalid request",
     "network-not-allowed": "The network is above the server's ceiling",
+    "image-not-allowed": "The image is not in the store, and may not be made",
     "busy": "No room for another run now",
     "draining": "The server is shutting down",
     "image-error": "The image cannot be built, found or verified",

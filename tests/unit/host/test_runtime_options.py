@@ -48,7 +48,7 @@ def test_serve_has_the_option_with_its_default(name: str) -> None:
 
     assert all(flag in parser.format_help() for flag in option.command_flags)
     # The pool of a server has another default, which depends on --cold.
-    default = list(option.default) if name == "warm" else option.default
+    default = list(option.default) if name in {"warm", "listed"} else option.default
     assert name == "pool" or parsed[name] == default
 
 
@@ -58,6 +58,9 @@ def test_serve_has_the_option_with_its_default(name: str) -> None:
         ("--max-machines", "3", "max_machines", 3),
         ("--memory-budget", "2G", "memory_budget", 2 << 30),
         ("--warm", "python", "warm", ["python"]),
+        ("--build", "never", "build", "never"),
+        ("--listed", "rust@1.80", "listed", ["rust@1.80"]),
+        ("--kept-budget", "1M", "kept_budget", 1024 * 1024),
         ("--drain", "2m", "drain", 120.0),
         ("--max-sessions", "0", "sessions", 0),
         ("--body-limit", "1M", "body_limit", 1 << 20),
