@@ -259,7 +259,7 @@ def test_store_below_a_file_is_told(commands: Commands, hello: Path) -> None:
     ended = commands("vmm-run", "--store", hello / "store", hello)
 
     assert (ended.code, ended.stdout) == (125, b"")
-    assert f"cannot read the image store {hello}/store: Not a directory" in ended.stderr
+    assert f"cannot trust the image store: {hello} is a file instead of a directory" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,9 @@ def test_store_that_is_no_directory_is_told_by_every_verb(
 
     assert (ended.code, ended.stdout) == (125, b"")
     error, hint = ended.stderr.splitlines()
-    assert error == f"slipway: error: cannot read the image store {hello}: Not a directory"
-    assert "--store" in hint
+    refusal = f"cannot trust the image store: {hello} is a file instead of a directory"
+    assert error == f"slipway: error: {refusal}"
+    assert "use another store" in hint
 
 
 def test_doctor_tells_of_a_store_that_it_may_not_search(

@@ -259,7 +259,7 @@ def test_server_without_a_path_is_where_runs_look(runtime: Path, command: Comman
 
 @pytest.mark.parametrize("change", ["open", "link"])
 def test_server_needs_a_default_directory_of_its_own(
-    command: Commands, directory: Path, change: str
+    command: Commands, directory: Path, tmp_path: Path, change: str
 ) -> None:
     if change == "open":
         directory.chmod(0o777)
@@ -267,7 +267,7 @@ def test_server_needs_a_default_directory_of_its_own(
         directory.rename(directory.with_name("moved"))
         directory.symlink_to("moved")
 
-    ended = command("slipway", "serve", "--store", str(directory), "--machine", "auto")
+    ended = command("slipway", "serve", "--store", str(tmp_path), "--machine", "auto")
 
     assert ended.code == 125
     assert "is not a directory of this user alone" in ended.stderr

@@ -384,8 +384,8 @@ async def test_machine_that_cannot_be_had_is_told_and_leaves_nothing(
     launcher: FakeLauncher,
 ) -> None:
     async with AsyncRuntime(images=launcher, launcher=launcher) as runtime:
-        session = runtime.session("bash", machine="other")
-        with pytest.raises(InputError, match="no machine 'other'"):
+        session = runtime.session("bash", memory=1)
+        with pytest.raises(InputError, match="needs 16 MiB of memory"):
             await session.open()
 
         assert session.state == "ended"
