@@ -219,8 +219,9 @@ async def test_wrong_call_is_an_error_of_the_tool(commands: Commands) -> None:
 
 
 async def test_takes_the_fields_of_a_job_of_the_api() -> None:
-    # Machine and port are for who runs the server to choose, not for a model.
-    of_the_api = set(RunBody.model_fields) - {"version", "machine", "port", "source_base64"}
+    # Machine, port and kernel are for who runs the server to choose, not for a model.
+    chosen = {"machine", "port", "kernel"}
+    of_the_api = set(RunBody.model_fields) - chosen - {"version", "source_base64"}
     assert set(RunCodeArguments.model_fields) == of_the_api
     nothing = dict.fromkeys(of_the_api - {"language", "source"})
     job = RunCodeArguments.model_validate({"language": "bash", "source": "true", **nothing})
