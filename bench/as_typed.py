@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from floors import UnpackedImage, find_bubblewrap, prepare_bare
-from jobs import read_processor_time
+from jobs import read_processor_time, wait_rest
 from slipway_initramfs.languages import catalogue
 from starts_record import STEPS, WAYS, Sample, StartsRecord, compute_median
 
@@ -64,10 +64,8 @@ STARTS = {
 # Runs at most until one starts as its way says: the first ones of a server open its template, and
 # have a warm template made.
 ATTEMPTS = 12
-# A server is at rest when its processes have used less than this part of one processor for a while.
+# Of one processor: a server whose processes use less is at rest.
 REST_SHARE = 0.05
-REST_SECONDS = 0.5
-REST_LIMIT = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +79,7 @@ class Way:
         """Wait until the server's processes are at rest: clones made, interpreters waiting."""
         if self.server is None:
             return
-        process = psutil.Process(self.server.process.pid)
-        deadline, before = time.monotonic() + REST_LIMIT, sum(read_processor_time(process))
-        while True:
-            time.sleep(REST_SECONDS)
-            now = sum(read_processor_time(process))
-            if now - before < REST_SHARE * REST_SECONDS:
-                return
-            if time.monotonic() > deadline:
-                sys.exit(f"the server is not at rest after {REST_LIMIT:g} s")
-            before = now
+        wait_rest(psutil.Process(self.server.process.pid), REST_SHARE)
 
     def read_cpu(self) -> float:
         """Return the processor seconds so far of ended children, and of the server."""

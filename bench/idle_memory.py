@@ -22,7 +22,7 @@ import psutil
 
 import slipway
 from api import Connection
-from jobs import read_processor_time
+from jobs import wait_rest
 from process_tree import private_bytes
 from slipway_initramfs.languages import catalogue
 
@@ -31,7 +31,6 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.serving import Server
 
 MIB = 1 << 20
-REST_SECONDS = 1.0
 # Of one processor; a server whose machines only tick is at rest.
 REST_SHARE = 0.2
 PATIENCE = 600.0
@@ -74,7 +73,7 @@ def read_sealed(pid: int) -> int:
 def measure(server: Server, count: int) -> Memory:
     """Measure the server at rest: the ``count`` youngest QEMUs are its machines."""
     process = psutil.Process(server.process.pid)
-    wait_rest(process)
+    wait_rest(process, REST_SHARE)
     below = sorted(process.children(recursive=True), key=lambda each: each.create_time())
     machines = [each for each in below if "qemu" in each.name()][-count:]
     others = [each for each in below if each not in machines]
@@ -85,19 +84,6 @@ def measure(server: Server, count: int) -> Memory:
         [private_bytes(each.pid) for each in machines],
         read_sealed(process.pid),
     )
-
-
-def wait_rest(process: psutil.Process) -> None:
-    """Wait until the processes of a server use next to no processor time."""
-    deadline, before = time.monotonic() + PATIENCE, sum(read_processor_time(process))
-    while True:
-        time.sleep(REST_SECONDS)
-        now = sum(read_processor_time(process))
-        if now - before < REST_SHARE * REST_SECONDS:
-            return
-        if time.monotonic() > deadline:
-            sys.exit(f"the server is not at rest after {PATIENCE:g} s")
-        before = now
 
 
 def wait_filled(server: Server, count: int) -> None:

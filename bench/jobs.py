@@ -38,6 +38,7 @@ STARTS = {"pool": ("pool",), "clones": ("warm", "snapshot"), "cold": ("cold",)}
 # Runs in a row that started as the way says, before jobs are measured.
 SETTLED = 3
 PATIENCE = 300.0
+REST_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -62,6 +63,19 @@ def read_processor_time(top: psutil.Process) -> tuple[float, float]:
             continue
         below += times.user + times.system + times.children_user + times.children_system
     return own.user + own.system, below
+
+
+def wait_rest(process: psutil.Process, share: float) -> None:
+    """Wait until a server and all below it use less than ``share`` of one processor for a while."""
+    deadline, before = time.monotonic() + PATIENCE, sum(read_processor_time(process))
+    while True:
+        time.sleep(REST_SECONDS)
+        now = sum(read_processor_time(process))
+        if now - before < share * REST_SECONDS:
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"the server is not at rest after {PATIENCE:g} s")
+        before = now
 
 
 def settle(server: Server, language: str, way: str) -> None:
