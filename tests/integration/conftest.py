@@ -19,9 +19,12 @@ from support.serving import Server
 from support.stores import copy_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    import httpx
 
     from slipway._run.assets import Assets
+    from support.api_server import Served
 
 
 @pytest.fixture
@@ -83,3 +86,20 @@ def server() -> Iterator[Server]:
         with Server(Path(directory), "--max-machines", "2", "--cpus", "8", fake=True) as made:
             yield made
         assert not made.leftovers()
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Served]:
+    """Serve the API with fake machines."""
+    # Here: the Arm lab, which runs tests of this directory, lacks the server's compiled packages.
+    from support.api_server import serve_api
+
+    async with serve_api() as server:
+        yield server
+
+
+@pytest.fixture
+async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """Connect to the API."""
+    async with api.client() as client:
+        yield client

@@ -12,28 +12,13 @@ from slipway._model.bounds import DEFAULT_FETCH_LIMIT
 from slipway._server.http.start_routes import MAX_ANSWERED
 from slipway._util.errors import InputError
 from slipway._util.units import MIB
-from support.api_server import Served, serve_api
 from support.fake_machine import MEMORY, OVERHEAD, fake_machines
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
 MACHINE = MEMORY + OVERHEAD
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Served]:
-    async with serve_api() as server:
-        yield server
-
-
-@pytest.fixture
-async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with api.client() as client:
-        yield client
 
 
 def fetching(size: int, **fields: object) -> dict[str, object]:

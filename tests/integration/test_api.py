@@ -7,30 +7,14 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from support.api_server import Served, serve_api
 from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
 TEXT = {"content-type": "text/plain"}
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Served]:
-    async with serve_api() as server:
-        yield server
-
-
-@pytest.fixture
-async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with api.client() as client:
-        yield client
 
 
 async def read_all(path: str) -> bytes:

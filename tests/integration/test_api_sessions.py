@@ -17,25 +17,11 @@ from support.fake_machine import FakeLauncher
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx
 
 TEXT = {"content-type": "text/plain"}
 EVENTS = {**TEXT, "accept": "text/event-stream"}
 BASH = {"language": "bash"}
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Served]:
-    async with serve_api() as server:
-        yield server
-
-
-@pytest.fixture
-async def http(api: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with api.client() as client:
-        yield client
 
 
 async def open_session(http: httpx.AsyncClient, **told: object) -> str:

@@ -85,15 +85,15 @@ class ImageBuilds:
 
     def _begin_next(self) -> None:
         """Begin builds while there is room, for the users whose last turn is longest ago."""
-        waiting = {image: build for image, build in self._builds.items() if build.task is None}
+        waiting = {key: build for key, build in self._builds.items() if build.task is None}
         users = {user for build in waiting.values() for user, _ in build.listeners}
         self._turns = {user: self._turns.get(user, 0) for user in users}
         while self.holdings.has_room(Share()):
             free = [user for user in users if not self.holdings.of_user(user)]
             turn = min(
                 (
-                    (self._turns[user], number, user, image)
-                    for number, (image, build) in enumerate(waiting.items())
+                    (self._turns[user], number, user, key)
+                    for number, (key, build) in enumerate(waiting.items())
                     for user in free
                     if any(user == other for other, _ in build.listeners)
                 ),
@@ -101,17 +101,18 @@ class ImageBuilds:
             )
             if turn is None:
                 return
-            _, _, user, image = turn
+            _, _, user, key = turn
             self._clock += 1
             self._turns[user] = self._clock
-            self._begin(waiting.pop(image), image, Share(user))
+            self._begin(waiting.pop(key), key, Share(user))
 
-    def _begin(self, build: _Build, image: _Key, share: Share) -> None:
+    def _begin(self, build: _Build, key: _Key, share: Share) -> None:
+        """Begin a build in the turn of the user of ``share``."""
         self.holdings.add(share)
         task = build.begin()
 
         def end(_: asyncio.Task[Assets]) -> None:
-            del self._builds[image]
+            del self._builds[key]
             self.holdings.remove(share)
             if not task.cancelled():
                 task.exception()  # without a waiting run it is read here, or asyncio logs it
