@@ -27,7 +27,8 @@ import psutil
 
 from process_tree import private_bytes
 from side_by_side import table
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets
 from slipway._run.job_request import JobRequest

@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from slipway._admission import Load as Load
+    from slipway._admission.ticket import Load as Load
     from slipway._blocking.handles import Execution as Execution
     from slipway._blocking.handles import Session as Session
     from slipway._blocking.handles import Stdin as Stdin
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 # Imported when first asked for: the command line starts QEMU before it needs most of them, and the
 # process of our VMM, which has this package on its path and no other, never does.
 _HOMES = {
-    "Load": "_admission",
+    "Load": "_admission.ticket",
     "Client": "_blocking.runtime",
     "Runtime": "_blocking.runtime",
     "Execution": "_blocking.handles",

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._model.options import Options
 from slipway._run.agent_connection import AgentConnection
 from slipway._run.find_assets import find_assets

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from slipway import AsyncRuntime
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.find_assets import find_assets

@@ -19,7 +19,8 @@ import pytest
 from kvm.test_clones import ask, children, counter
 from kvm.test_machine import console
 from slipway import HostError, InputError
-from slipway._admission import Admission, Capacity, Needs
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity, Needs
 from slipway._run.booters import Booters
 from slipway._util.shares import Share
 from slipway.machine.kvm_booter import MAX_TEMPLATES, KvmBooter

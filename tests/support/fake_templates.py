@@ -31,7 +31,7 @@ from support.fake_machine import FakeHypervisor, FakeLauncher, FakeMachine, make
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._snapshots.key import SnapshotKey

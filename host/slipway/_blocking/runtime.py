@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from slipway._admission import Load
+    from slipway._admission.ticket import Load
     from slipway._blocking.handles import Execution, OnOutput
     from slipway._model.arguments import BlockingStdin, Source
     from slipway._model.health import Health

@@ -13,7 +13,7 @@ from slipway._run.slot import Slot
 from slipway._util.errors import SlipwayError
 
 if TYPE_CHECKING:
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._model.options import Options
     from slipway._run.launcher import Launcher
     from slipway._run.slot import SlotContext

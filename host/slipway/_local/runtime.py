@@ -7,7 +7,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._local.execution import LocalExecution, build_job
 from slipway._local.machine_supply import MachineSupply
 from slipway._local.session import LocalSession
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from slipway._admission import Load
+    from slipway._admission.ticket import Load
     from slipway._model.arguments import OnOutput, Source, Stdin
     from slipway._model.language_info import LanguageInfo
     from slipway._model.result import Result

@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._local.execution import LocalExecution, build_job
 from slipway._local.session_fork import clone_between_jobs
 from slipway._local.session_launchers import ForkLauncher, GuestLender

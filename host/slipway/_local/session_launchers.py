@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest

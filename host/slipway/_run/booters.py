@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway.machine.model import Booter, Hypervisor, Machine, MachineSpec
 
 

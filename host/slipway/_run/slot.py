@@ -14,7 +14,8 @@ from slipway._util.threads import run_in_daemon_thread, run_until
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from slipway._admission import Admission, Needs, Ticket
+    from slipway._admission.admission import Admission
+    from slipway._admission.ticket import Needs, Ticket
     from slipway._model.options import Options
     from slipway._run.assets import Assets, Progress
     from slipway._run.guest import Guest
@@ -305,7 +306,7 @@ class Slot:
     def _count_needs(self) -> Needs:
         """Count memory and CPUs of the machine."""
         # A single run needs no admission, and is not to pay for its import.
-        from slipway._admission import Needs
+        from slipway._admission.ticket import Needs
 
         assets = self.assets
         memory = (self._memory_factor - 1) * assets.memory + assets.footprint

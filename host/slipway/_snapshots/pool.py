@@ -28,7 +28,7 @@ from slipway._util.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._run.assets import Assets
     from slipway._run.guest import Guest
     from slipway._snapshots.key import SnapshotKey

@@ -27,7 +27,7 @@ from slipway.machine.model import PortKind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
     from slipway._snapshots.stored_snapshot import StoredSnapshot

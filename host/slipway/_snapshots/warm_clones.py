@@ -19,7 +19,7 @@ from slipway._util.memory import read_unshared_bytes
 from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
-    from slipway._admission import Admission
+    from slipway._admission.admission import Admission
     from slipway._run.assets import Assets
     from slipway._snapshots.key import SnapshotKey
     from slipway.machine.model import Template, WarmTemplate

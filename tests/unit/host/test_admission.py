@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway._admission import Admission, Capacity, Needs, Ticket
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity, Needs, Ticket
 from slipway._util.errors import Busy, InputError
 from slipway._util.shares import Share
 

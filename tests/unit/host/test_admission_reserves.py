@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from slipway._admission import Admission, Capacity, Needs, Ticket
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity, Needs, Ticket
 from slipway._util.errors import Busy
 from slipway._util.shares import Share
 from support.waiting import wait_until

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipway._admission import Admission, Capacity, Needs
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity, Needs
 from slipway._model.options import Options
 from slipway._run import guest as _guest
 from slipway._run.languages import find_language

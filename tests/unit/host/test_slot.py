@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._model.network import Network
 from slipway._model.options import Options
 from slipway._run.image_builds import ImageBuilds

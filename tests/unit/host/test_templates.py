@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from slipway._admission import Admission, Capacity, Needs
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity, Needs
 from slipway._model.options import Options
 from slipway._run.guest import Guest
 from slipway._run.languages import find_language

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from slipway._admission import Admission, Capacity
+from slipway._admission.admission import Admission
+from slipway._admission.ticket import Capacity
 from slipway._model.options import Options
 from slipway._run.languages import find_language
 from slipway._snapshots.key import SnapshotKey

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from slipway._admission import Load
+    from slipway._admission.ticket import Load
     from slipway._model.network_use import NetworkUse
     from slipway._model.result import Result
     from slipway._util.errors import SlipwayError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from slipway._admission import Capacity, Load
+from slipway._admission.ticket import Capacity, Load
 from slipway._model.network_use import DeniedDestination, NetworkUse
 from slipway._model.result import Captured, PhaseResult, Provenance, Result, Timing, Usage, Verdict
 from slipway._server.http.metrics import MEDIA_TYPE, Metrics

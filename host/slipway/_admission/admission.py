@@ -12,69 +12,17 @@ share that has most (:mod:`slipway._util.shares`).
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from slipway._admission.idle_sessions import IdleSessions
+from slipway._admission.ticket import Capacity, Load, Needs, Ticket
+from slipway._admission.turns import Turns
 from slipway._util.errors import Busy, InputError
-from slipway._util.public import public
 from slipway._util.shares import Holdings, Share
 from slipway._util.units import format_mib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
-
-
-_Group = TypeVar("_Group", bound="Hashable")
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """Bounds on the machines, bytes of memory and vCPUs at once, and on the length of the queue."""
-
-    machines: int
-    memory: int
-    cpus: int
-    queue: int
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Needs of one run: bytes of memory, overhead of the machine included, and vCPUs."""
-
-    memory: int
-    cpus: int
-
-
-@public
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Part of a capacity that is in use now."""
-
-    capacity: Capacity
-    machines: int
-    waiting: int
-    memory: int
-    cpus: int
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """Ticket of one run, from its arrival to its end.
-
-    ``decided`` is set when the run is admitted, or has lost its place in the queue to another user;
-    ``refusal`` is then the reason.
-    """
-
-    share: Share
-    number: int
-    needs: Needs | None = None
-    position: int | None = None
-    on_position: Callable[[int], None] | None = None
-    is_admitted: bool = False
-    refusal: Busy | None = None
-    decided: asyncio.Event = field(default_factory=asyncio.Event)
+    from collections.abc import Callable
 
 
 class Admission:
@@ -82,18 +30,13 @@ class Admission:
 
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
-        # Number of the last arrival or turn.
-        self._clock = 0
         self._waiting: dict[int, Ticket] = {}
         # Waiting runs, by share.
         self.queue = Holdings(capacity.queue)
         # Running runs and sessions, by share.
         self.machines = Holdings(capacity.machines)
-        self._last_turns = _LastTurns()
-        # Idle sessions with the call that ends each, the one that is idle for longest first.
-        self._idle: dict[int, tuple[Ticket, Callable[[], None]]] = {}
-        # Sessions that have been ended for others, until they leave.
-        self._leaving: dict[int, Ticket] = {}
+        self._turns = Turns()
+        self._sessions = IdleSessions(capacity.machines)
         self._memory = 0
         self._cpus = 0
         self._reserved = 0
@@ -151,9 +94,7 @@ class Admission:
                 f"the queue is full (waiting runs: {len(self._waiting)})",
                 "Try again later, or use a longer queue.",
             )
-        self._clock += 1
-        ticket = Ticket(share, self._clock, needs)
-        self._last_turns.enter(share, self._clock)
+        ticket = Ticket(share, self._turns.enter(share), needs)
         self._waiting[ticket.number] = ticket
         self.queue.add(share)
         self._admit()
@@ -184,9 +125,9 @@ class Admission:
     def _forget_turns(self, share: Share) -> None:
         """Forget the last turns of a user and key without a run: clients choose these names."""
         if not self.queue.of_share(share) + self.machines.of_share(share):
-            self._last_turns.forget(share)
+            self._turns.forget(share)
         if not self.queue.of_user(share.user) + self.machines.of_user(share.user):
-            self._last_turns.forget(share.user)
+            self._turns.forget(share.user)
 
     def declare(self, ticket: Ticket, needs: Needs) -> None:
         """Set the needs of a run that has entered without them, and has not been refused."""
@@ -203,8 +144,7 @@ class Admission:
             self._cpus -= ticket.needs.cpus
             self.machines.remove(ticket.share)
             ticket.is_admitted = False
-            self._idle.pop(ticket.number, None)
-            self._leaving.pop(ticket.number, None)
+            self._sessions.leave(ticket)
         ticket.position = None
         self._forget_turns(ticket.share)
         self._admit()
@@ -214,37 +154,27 @@ class Admission:
 
         ``give_way`` must not wait; the session leaves later.
         """
-        self._idle.pop(ticket.number, None)
-        if give_way is not None and ticket.is_admitted:
-            self._idle[ticket.number] = ticket, give_way
-            self._admit()
+        if ticket.is_admitted:
+            self._sessions.set_idle(ticket, give_way)
+            if give_way is not None:
+                self._admit()
 
     def is_wanted(self, ticket: Ticket) -> bool:
         """Tell if a session that is between two runs has to give way to the next waiting run."""
         turns = self.list_turns()
         if not turns or turns[0].needs is None or self._fits(turns[0].needs):
             return False
-        return ticket.share in self._list_givers(turns[0].share)
+        return ticket.share in self._sessions.list_givers(turns[0].share)
 
     def _take_machines(self, taker: Ticket) -> None:
         """End idle sessions until ``taker`` fits when they have left, or nobody has more."""
         assert taker.needs is not None
-        while not self._will_fit(taker.needs):
-            for giver in self._list_givers(taker.share):
-                idle = (entry for entry in self._idle.values() if entry[0].share == giver)
-                if (entry := next(idle, None)) is not None:
-                    break
-            else:
-                return
-            ticket, give_way = entry
-            del self._idle[ticket.number]
-            self._leaving[ticket.number] = ticket
+        while not self._will_fit(taker.needs) and self._sessions.end_one(taker.share):
             self.machines.given_way += 1
-            give_way()
 
     def _will_fit(self, needs: Needs) -> bool:
         """Tell if a run fits as soon as the sessions that have to leave have left."""
-        leaving = [ticket.needs for ticket in self._leaving.values() if ticket.needs is not None]
+        leaving = self._sessions.list_leaving()
         capacity = self.capacity
         return (
             self.machines.total - len(leaving) < capacity.machines
@@ -252,17 +182,6 @@ class Admission:
             and self._memory + needs.memory - sum(each.memory for each in leaving)
             <= capacity.memory
         )
-
-    def _list_givers(self, taker: Share) -> list[Share]:
-        """Return the shares with more machines than ``taker`` would have.
-
-        Sessions that have to leave are not counted.
-        """
-        staying = Holdings(self.capacity.machines)
-        for share, held in self.machines.list_shares():
-            leaving = sum(ticket.share == share for ticket in self._leaving.values())
-            staying.add(share, held - leaving)
-        return staying.list_givers(taker)
 
     def charge(self, memory: int) -> None:
         """Count ``memory`` more bytes of a run that is under way, or fewer if negative.
@@ -298,30 +217,7 @@ class Admission:
 
     def list_turns(self) -> list[Ticket]:
         """Return the waiting runs in the order of their turns, if no running run ended before."""
-        # Runs that wait for their image stand at the end: all others may pass.
-        turns = sorted(self._waiting.values(), key=lambda t: (t.needs is None, t.number))
-        if len(turns) > 1:
-            turns = self._rank(turns, lambda t: t.share, self.machines.of_share)
-            turns = self._rank(turns, lambda t: t.share.user, self.machines.of_user)
-        return turns
-
-    def _rank(
-        self,
-        turns: Iterable[Ticket],
-        group_of: Callable[[Ticket], _Group],
-        running_of: Callable[[_Group], int],
-    ) -> list[Ticket]:
-        """Order ``turns`` so that groups take turns; the order within each group stays."""
-        places: defaultdict[_Group, int] = defaultdict(int)
-        ranked = []
-        for ticket in turns:
-            group = group_of(ticket)
-            rank = running_of(group) + places[group]
-            places[group] += 1
-            last = self._last_turns.find(group)
-            ranked.append((ticket.needs is None, rank, last, ticket.number, ticket))
-        ranked.sort(key=lambda entry: entry[:4])
-        return [entry[4] for entry in ranked]
+        return self._turns.sort(self._waiting.values(), self.machines)
 
     def _fits(self, needs: Needs) -> bool:
         if (
@@ -347,7 +243,7 @@ class Admission:
             if not self._fits(needs):
                 break
             self._start(turns[0])
-        if turns and self._idle and turns[0].needs is not None:
+        if turns and self._sessions and turns[0].needs is not None:
             self._take_machines(turns[0])
         for position, ticket in enumerate(turns):
             if ticket.position != position:
@@ -361,32 +257,8 @@ class Admission:
         self._memory += ticket.needs.memory
         self._cpus += ticket.needs.cpus
         self.machines.add(ticket.share)
-        self._clock += 1
-        self._last_turns.note(ticket.share, self._clock)
+        self._sessions.start(ticket)
+        self._turns.note(ticket.share)
         ticket.position = None
         ticket.is_admitted = True
         ticket.decided.set()
-
-
-class _LastTurns:
-    """Times of the last turns of users and shares that have runs; a new one begins now."""
-
-    def __init__(self) -> None:
-        self._times: dict[Hashable, int] = {}
-
-    def find(self, group: Hashable) -> int:
-        """Return the time of the last turn of a user or share, or of its arrival."""
-        return self._times[group]
-
-    def enter(self, share: Share, now: int) -> None:
-        """Begin to remember a user and share; a share that is known keeps its time."""
-        self._times.setdefault(share, now)
-        self._times.setdefault(share.user, now)
-
-    def note(self, share: Share, now: int) -> None:
-        """Note a turn."""
-        self._times[share] = self._times[share.user] = now
-
-    def forget(self, group: Hashable) -> None:
-        """Forget a user or share without runs."""
-        self._times.pop(group, None)
