@@ -86,7 +86,7 @@ class SnapshotLauncher:
         Raises:
             NoSnapshot: the store has no snapshot for the machine, or the run has its own kernel.
         """
-        from slipway._snapshots.store import KIND
+        from slipway._snapshots.record import KIND
 
         check_clonable(assets, options)
         with translated_image_errors():

@@ -1,7 +1,6 @@
 """Store of snapshots on disk.
 
-A snapshot is a record of kind ``snapshot`` in the image store that names two blobs: the guest's
-memory, and the state of all else. A record is found by the name of its key, and used if the key's
+A record (:mod:`slipway._snapshots.record`) is found by the name of its key, and used if the key's
 ``inputs`` match. Blobs of snapshots have holes and are named by
 :func:`slipway._snapshots.sparse_files.digest`.
 
@@ -13,20 +12,16 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from slipway._model.options import MAX_CPUS, MAX_MEMORY
 from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import SnapshotKey, find_difference
+from slipway._snapshots.record import KIND, build_manifest, decode_record
 from slipway._snapshots.stored_snapshot import StoredSnapshot
 from slipway._util.errors import HostError, ImageError
-from slipway._util.units import MIB
-from slipway.machine.model import PortKind, Snapshot
-from slipway_initramfs.errors import ImageCorrupted, UntrustedFile
+from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageError as BuildError
-from slipway_initramfs.store import manifests
-from slipway_initramfs.store.records import DEBIAN_KERNEL, KERNELS
+from slipway_initramfs.errors import UntrustedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +29,6 @@ if TYPE_CHECKING:
 
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Blob
-
-KIND = "snapshot"
-MAX_STATE = 256 * MIB
-# Last second of the year 9999, which ISO 8601 can write with four digits.
-_LATEST = 253402300799
 
 
 class SnapshotStore:
@@ -98,63 +88,12 @@ class SnapshotStore:
     def _find(self, name: str) -> StoredSnapshot | None:
         try:
             if (record := self._images.reference(KIND, name)) is not None:
-                return self._parse(name, record)
+                return decode_record(self._images, name, record)
         except UntrustedFile as error:
             raise ImageError(error.message, error.hint) from error
         except BuildError:
             pass
         return None
-
-    def _parse(self, name: str, record: str) -> StoredSnapshot:
-        """Return the snapshot of a record.
-
-        Raises:
-            ImageCorrupted: the record is invalid.
-        """
-        manifest = self._images.manifest(KIND, record)
-        made = manifests.get_count(manifest, "made")
-        parts = manifest.get("parts")
-        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-            raise ImageCorrupted("a snapshot in the store has no valid parts")
-        image, architecture, hypervisor, inputs = (
-            manifests.get_text(manifest, name)
-            for name in ("image", "architecture", "hypervisor", "inputs")
-        )
-        memory_bytes, cpus = (
-            manifests.get_count(manifest, name) for name in ("memory_bytes", "cpus")
-        )
-        network = manifest.get("network")
-        if type(network) is not bool:
-            raise ImageCorrupted("a snapshot in the store does not say if it has a network")
-        port = _find_port(manifests.get_text(manifest, "port"))
-        pairs = tuple(parts.items())
-        machine = architecture, hypervisor
-        kernel = manifest.get("kernel", DEBIAN_KERNEL)
-        if kernel not in KERNELS:
-            raise ImageCorrupted("a snapshot in the store has an unknown kernel")
-        key = SnapshotKey(image, *machine, memory_bytes, cpus, inputs, pairs, network, port, kernel)
-        memory, state = (self._build_blob(manifest, name) for name in ("memory", "state"))
-        if (
-            key.name != name
-            or (port is PortKind.TCP and not network)
-            or not 1 <= key.cpus <= MAX_CPUS
-            or not 0 < memory.size == key.memory_bytes <= MAX_MEMORY
-            or not 0 < state.size <= MAX_STATE
-            or made > _LATEST
-        ):
-            raise ImageCorrupted("a snapshot in the store contradicts itself")
-        disk = _get_disk_bytes(memory) + _get_disk_bytes(state)
-        reference = self.root / "refs" / KIND / name
-        used = _get_change_time(reference, made)
-        return StoredSnapshot(key, memory, state, made, used, disk, record, reference)
-
-    def _build_blob(self, manifest: dict[str, Any], name: str) -> Blob:
-        entry = manifest.get(name)
-        if not isinstance(entry, dict):
-            raise ImageCorrupted(f"a snapshot in the store has no {name}")
-        return self._images.blob(
-            manifests.get_text(entry, "digest"), manifests.get_count(entry, "size")
-        )
 
     # -- using -----------------------------------------------------------------------------------
 
@@ -254,7 +193,8 @@ class SnapshotStore:
             try:
                 self._make_room(key, snapshot, budget)
                 with self._images.building(f"{KIND}-{key.name}"):
-                    return self._parse(key.name, self._write(key, snapshot))
+                    record = self._write(key, snapshot)
+                    return decode_record(self._images, key.name, record)
             finally:
                 # The next writer would remove what was replaced, evicted or not finished, but the
                 # disk may be full now.
@@ -297,21 +237,14 @@ class SnapshotStore:
     def _write(self, key: SnapshotKey, snapshot: Snapshot) -> str:
         from slipway._snapshots import sparse_files as _sparse_files
 
-        blobs = {}
+        blobs: dict[str, Blob] = {}
         for name, source in (("memory", snapshot.memory), ("state", snapshot.state)):
             blob = self._images.put_blob(
                 lambda file, source=source: _sparse_files.copy(source, file.fileno()),  # type: ignore[misc]
                 _sparse_files.digest,
             )
-            blobs[name] = {"digest": blob.digest, "size": blob.size}
-        parts = dict(key.parts)
-        manifest = {
-            **{each.name: getattr(key, each.name) for each in fields(key)},
-            "parts": parts,
-            "image_digest": parts.get("image", ""),
-            "made": int(time.time()),
-            **blobs,
-        }
+            blobs[name] = blob
+        manifest = build_manifest(key, int(time.time()), blobs)
         return self._images.put_record(KIND, key.name, manifest)
 
     def remove(self, name: str) -> int:
@@ -349,29 +282,3 @@ def _build_snapshot(key: SnapshotKey, memory: int, state: int) -> Snapshot:
     """Return the snapshot of ``key`` with its open files."""
     machine = key.hypervisor, key.architecture
     return Snapshot(*machine, key.memory_bytes, key.cpus, key.port, memory, state, key.network)
-
-
-def _find_port(text: str) -> PortKind:
-    try:
-        port = PortKind(text)
-    except ValueError:
-        port = PortKind.AUTO
-    if port is PortKind.AUTO:  # its kernel is the caller's, and no snapshot of that is stored
-        raise ImageCorrupted("a snapshot in the store has an unknown port")
-    return port
-
-
-def _get_change_time(path: Path, default: int) -> int:
-    """Return the time of a file's last change in seconds since 1970, or ``default``."""
-    try:
-        return min(max(int(path.lstat().st_mtime), 0), _LATEST)
-    except OSError:
-        return default
-
-
-def _get_disk_bytes(blob: Blob) -> int:
-    """Return the bytes that a file takes on its disk; 0 if it is lost."""
-    try:
-        return blob.tree.examine_file(blob.path).st_blocks * 512
-    except OSError:
-        return 0
