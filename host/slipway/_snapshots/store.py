@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NoReturn
 from slipway._run.image_errors import translated_image_errors
 from slipway._snapshots.key import SnapshotKey, find_difference
 from slipway._snapshots.record import KIND, build_manifest, decode_record
-from slipway._snapshots.stored_snapshot import StoredSnapshot
 from slipway._util.errors import HostError, ImageError
 from slipway.machine.model import Snapshot
 from slipway_initramfs.errors import ImageError as BuildError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from slipway._snapshots.stored_snapshot import StoredSnapshot
     from slipway_initramfs.store.image_store import ImageStore
     from slipway_initramfs.store.records import Blob
 
