@@ -474,7 +474,7 @@ def test_snapshot_with_a_network_serves_runs_with_any_rules(
 
     assert built.code == 0, built.stderr
     (key,) = listed
-    assert key.endswith("-network")
+    assert "-network" in key  # the name of another kernel may follow
     record = json.loads(ended.stdout)
     assert (record["start"], record["start_reason"]) == ("snapshot", "")
     assert record["run"]["stdout"]["text"].split() == ["198.18.1.0", "a.example"]
