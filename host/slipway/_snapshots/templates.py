@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -17,11 +16,9 @@ from slipway._run.guest import Guest
 from slipway._run.start_info import StartInfo
 from slipway._snapshots.clone_network import open_clone_network
 from slipway._snapshots.key import NoSnapshot, SnapshotKey, build_missing_error, check_clonable
-from slipway._snapshots.lease import SnapshotLease
+from slipway._snapshots.open_template import OpenTemplate, TemplateOpener
 from slipway._snapshots.store import SnapshotStore
-from slipway._snapshots.warm_clones import WarmClones
 from slipway._util.errors import HostError, ImageError, NoAnswer, SlipwayError
-from slipway._util.threads import run_shielded
 from slipway.machine.model import PortKind
 
 if TYPE_CHECKING:
@@ -30,33 +27,12 @@ if TYPE_CHECKING:
     from slipway._admission.admission import Admission
     from slipway._model.options import Options
     from slipway._run.assets import Assets
-    from slipway._snapshots.stored_snapshot import StoredSnapshot
-    from slipway.machine.model import Hypervisor, Snapshot, Template
     from slipway_initramfs.store.image_store import ImageStore
 
 # Failures in a row after which a snapshot is removed, to be created again.
 MAX_FAILURES = 2
 # A process that makes a second clone is likely to make more.
 _CLONES_BEFORE_WARMTH = 2
-
-
-@dataclass(eq=False, slots=True)
-class _OpenTemplate:
-    """Template that this process has open.
-
-    ``check`` verifies every byte of the snapshot's files while the template is in use already.
-    ``reserved`` bytes are in memory; ``users`` is the number of clones that are being made, and
-    ``clones`` that of all so far. ``lease`` keeps the snapshot in the store until the template is
-    closed. ``warm`` makes the clones of a shared template faster.
-    """
-
-    template: Template
-    check: asyncio.Task[None] | None
-    reserved: int = 0
-    users: int = 0
-    lease: SnapshotLease | None = None
-    clones: int = 0
-    warm: WarmClones | None = None
 
 
 class TemplateCache:
@@ -71,7 +47,8 @@ class TemplateCache:
         """With ``admission``, templates are shared, and take part of the memory for runs."""
         self._snapshots = SnapshotStore(store)
         self._admission = admission
-        self._open: dict[SnapshotKey, _OpenTemplate] = {}
+        self._opener = TemplateOpener(self._snapshots, admission)
+        self._open: dict[SnapshotKey, OpenTemplate] = {}
         self._locks: WeakValueDictionary[SnapshotKey, asyncio.Lock] = WeakValueDictionary()
         self._failures: Counter[SnapshotKey] = Counter()
         self._closes: set[asyncio.Task[None]] = set()
@@ -163,7 +140,7 @@ class TemplateCache:
         task.add_done_callback(self._warming.discard)
 
     @contextmanager
-    def _using(self, key: SnapshotKey, entry: _OpenTemplate) -> Iterator[None]:
+    def _using(self, key: SnapshotKey, entry: OpenTemplate) -> Iterator[None]:
         """Keep an open template open."""
         entry.users += 1
         if entry.lease is not None:
@@ -204,81 +181,20 @@ class TemplateCache:
 
     # --- Opening -------------------------------------------------------------------------------
 
-    async def _find_or_open(self, key: SnapshotKey, assets: Assets) -> _OpenTemplate:
+    async def _find_or_open(self, key: SnapshotKey, assets: Assets) -> OpenTemplate:
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key in self._open:
                 return self._open[key]
             stored = self._snapshots.find(key)
             if stored is None:
                 raise build_missing_error(key, self._snapshots.find_difference(key))
-            with ExitStack() as on_failure:
-                lease = on_failure.enter_context(SnapshotLease(stored))
-                if self._admission is None:
-                    entry = await self._open_files(stored, assets.hypervisor)
-                else:
-                    entry = await self._open_copy(stored, assets.hypervisor, self._admission)
-                entry.lease = lease
-                on_failure.pop_all()
-            self._open[key] = entry
+            self._open[key] = entry = await self._opener.open(stored, assets.hypervisor)
             return entry
-
-    async def _open_files(self, stored: StoredSnapshot, hypervisor: Hypervisor) -> _OpenTemplate:
-        with ExitStack() as on_failure:
-            snapshot = on_failure.enter_context(self._snapshots.open(stored))
-            twin = snapshot.duplicate()
-            on_failure.pop_all()
-        check = asyncio.create_task(self._verify(stored, twin))
-        check.add_done_callback(lambda task: task.cancelled() or task.exception())
-        async with AsyncExitStack() as stack:
-            # The check has files open: no failure may leave it behind.
-            stack.push_async_callback(lambda: run_shielded(asyncio.wait([check])))
-            try:
-                template = await hypervisor.open_template(snapshot)
-            except SlipwayError:
-                # Damage, found by the check, explains more than the hypervisor's refusal.
-                await asyncio.shield(check)
-                raise
-            stack.pop_all()
-        return _OpenTemplate(template, check)
-
-    async def _open_copy(
-        self, stored: StoredSnapshot, hypervisor: Hypervisor, admission: Admission
-    ) -> _OpenTemplate:
-        size = stored.disk_bytes
-        if not admission.reserve(size):
-            raise NoSnapshot("no room for the snapshot beside the runs")
-        with ExitStack() as on_failure:
-            on_failure.callback(admission.free, size)
-            try:
-                snapshot = await self._load_copy(stored)
-            except ImageError:
-                raise
-            except HostError as error:
-                raise NoSnapshot(f"no room for the snapshot: {error.message}") from error
-            template = await hypervisor.open_template(snapshot)
-            on_failure.pop_all()
-        return _OpenTemplate(template, None, size, warm=WarmClones(template, admission))
-
-    async def _load_copy(self, stored: StoredSnapshot) -> Snapshot:
-        """Load a sealed copy in a thread, which cannot be cancelled; close it if this task is."""
-        with ExitStack() as on_failure:
-
-            async def load() -> Snapshot:
-                snapshot = await asyncio.to_thread(self._snapshots.load, stored)
-                return on_failure.enter_context(snapshot)
-
-            snapshot = await run_shielded(load())
-            on_failure.pop_all()
-        return snapshot
-
-    async def _verify(self, stored: StoredSnapshot, snapshot: Snapshot) -> None:
-        with snapshot:
-            await run_shielded(asyncio.to_thread(self._snapshots.verify, stored, snapshot))
 
     # --- Cloning -------------------------------------------------------------------------------
 
     async def _make_clone(
-        self, key: SnapshotKey, entry: _OpenTemplate, start_info: StartInfo, options: Options
+        self, key: SnapshotKey, entry: OpenTemplate, start_info: StartInfo, options: Options
     ) -> Guest:
         async with AsyncExitStack() as on_failure:
             network, link = open_clone_network(key, on_failure)
@@ -307,7 +223,7 @@ class TemplateCache:
         return guest
 
     def _count_failed_clone(
-        self, key: SnapshotKey, entry: _OpenTemplate, error: SlipwayError
+        self, key: SnapshotKey, entry: OpenTemplate, error: SlipwayError
     ) -> str:
         """Close the template, to be opened again, and count; see :meth:`_count_failures`."""
         if self._open.get(key) is not entry:
@@ -328,14 +244,14 @@ class TemplateCache:
         self._snapshots.forget(key)
         return ", and was removed"
 
-    def _start_close(self, entry: _OpenTemplate) -> int:
+    def _start_close(self, entry: OpenTemplate) -> int:
         """Close a template that is in the cache no more, after its last user.
 
         Return the bytes that are free now.
         """
         if entry.users:
             return 0
-        self._closes.add(task := asyncio.create_task(_close(entry)))
+        self._closes.add(task := asyncio.create_task(entry.close()))
         task.add_done_callback(self._closes.discard)
         if self._admission is not None:
             self._admission.free(entry.reserved)
@@ -363,15 +279,3 @@ async def _adopt_clone(guest: Guest, check: asyncio.Task[None] | None) -> None:
             await asyncio.wait([answer])
         elif not answer.cancelled():
             answer.exception()
-
-
-async def _close(entry: _OpenTemplate) -> None:
-    with ExitStack() as at_end:
-        if entry.lease is not None:
-            at_end.callback(entry.lease.close)
-        if entry.warm is not None:
-            await entry.warm.close()
-        await entry.template.close()
-        if entry.check is not None:
-            with suppress(SlipwayError):
-                await entry.check
