@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from slipway.jail import call_filter as bpf
 from slipway.machine.fork_trial import try_fork
-from slipway.vmm.process import call_filter as bpf
 from support.commands import PATIENCE
 
 # Numbers of x86_64 and aarch64.
@@ -31,8 +31,8 @@ ERRNO = bpf.EPERM & ~errno.EPERM
 IN_CHILD = """
 import sys
 from slipway.machine.fork_trial import try_fork
-from slipway.vmm.process import call_filter, privileges
-from slipway.vmm.libc import libc
+from slipway.jail import call_filter, privileges
+from slipway._util.libc import libc
 libc.prctl(privileges.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 call_filter.install(bytes.fromhex(sys.argv[1]), "the test")
 print(try_fork())

@@ -308,7 +308,7 @@ CONFINED = """
 import _socket, ctypes, json, mmap, os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from slipway.machine.gateway import confine, resolver
-from slipway.vmm.process import privileges
+from slipway.jail import privileges
 import threading
 
 libc = ctypes.CDLL(None, use_errno=True)

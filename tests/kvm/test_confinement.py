@@ -32,7 +32,7 @@ sys.path[:0] = [sys.argv[1]]
 from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import confinement as confine
-from slipway.vmm.process import privileges
+from slipway.jail import privileges
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm
 
@@ -196,7 +196,7 @@ run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 def test_kernel_without_filters_is_refused(user: int) -> None:
     """As it answers where new privileges are not ruled out, or where it knows no filters."""
     program = """
-from slipway.vmm.process import call_filter
+from slipway.jail import call_filter
 call_filter._PR_SET_SECCOMP = 9999
 try:
     confine.drop_privileges()

@@ -22,6 +22,7 @@ PACKAGES = {
 ORDER = (
     ("_util",),
     ("_model",),
+    ("jail",),
     ("vmm", "_wire", "_sources", "_admission"),
     ("machine", "_remote"),
     ("_run",),

@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipway._util.libc import libc
+from slipway.jail.privileges import CLONE_NEWNET, CLONE_NEWNS
 from slipway.machine.gateway import addresses
-from slipway.vmm.libc import libc
-from slipway.vmm.process.privileges import CLONE_NEWNET, CLONE_NEWNS
 from support.host_programs import need_program
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from support.imports import (
     room_of,
 )
 
-MAX_ROOMS = 15
-MAX_FLOORS = 8
+MAX_ROOMS = 16
+MAX_FLOORS = 9
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -13,7 +13,7 @@ import mmap
 import os
 
 from slipway._util.errors import HostError
-from slipway.vmm.libc import libc
+from slipway._util.libc import libc
 from slipway.vmm.memory import HUGE_PAGE, MAP_FIXED, MAP_NORESERVE
 from slipway.vmm.spec import BootTemplate
 

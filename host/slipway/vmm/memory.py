@@ -8,8 +8,8 @@ import os
 from contextlib import suppress
 
 from slipway._util.errors import HostError
+from slipway._util.libc import libc
 from slipway._util.units import format_mib
-from slipway.vmm.libc import libc
 from slipway.vmm.pages import PAGE, merge_ranges
 
 TYPE_CHECKING = False

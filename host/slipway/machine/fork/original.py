@@ -19,6 +19,7 @@ import time
 from contextlib import ExitStack, suppress
 
 from slipway._util.errors import HostError
+from slipway.jail import privileges
 from slipway.machine.fork import proc_files, ptrace
 from slipway.machine.fork.call_names import Call
 from slipway.machine.fork.mishap import Mishap, build_failure
@@ -32,7 +33,7 @@ from slipway.machine.fork.tracee import (
     register_rseq,
     restore_state,
 )
-from slipway.vmm.process import descriptors, privileges
+from slipway.vmm.process import descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import os
 import resource
 import signal
 
+from slipway._util.libc import libc
+from slipway.jail import call_filter, privileges
 from slipway.machine.fork import spawn_filter
-from slipway.vmm.libc import libc
-from slipway.vmm.process import call_filter, privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

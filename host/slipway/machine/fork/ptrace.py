@@ -12,8 +12,8 @@ import signal
 from enum import IntEnum, IntFlag
 
 from slipway._util.errors import HostError
+from slipway._util.libc import libc
 from slipway.machine.fork.mishap import Mishap, build_failure
-from slipway.vmm.libc import libc
 
 # waitpid(2): children of any kind, also threads. The module os has no name for the flag.
 _WALL = 0x40000000

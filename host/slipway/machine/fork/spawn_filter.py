@@ -9,13 +9,13 @@ so that it has one guess in 2**64. Forks inherit the filter.
 
 from __future__ import annotations
 
-from slipway.vmm.process import call_filter as bpf
+from slipway.jail import call_filter as bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slipway.vmm.process.call_filter import Instruction
+    from slipway.jail.call_filter import Instruction
 
 KEY_BITS = 64
 # The last of six arguments has the key.

@@ -8,10 +8,10 @@ import struct
 from dataclasses import dataclass
 
 from slipway._util.errors import HostError
+from slipway._util.libc import libc
 from slipway.machine.fork import ptrace
 from slipway.machine.fork.call_names import Call
 from slipway.machine.fork.mishap import build_failure
-from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

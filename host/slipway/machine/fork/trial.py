@@ -12,10 +12,10 @@ import sys
 from contextlib import ExitStack, suppress
 
 from slipway._util.errors import HostError
+from slipway.jail import privileges
 from slipway.machine.fork.mishap import Mishap
 from slipway.machine.fork.original import Original
 from slipway.machine.fork.program import start_program
-from slipway.vmm.process import privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ import sys
 from contextlib import closing, contextmanager, suppress
 
 from slipway._util.errors import HostError
+from slipway._util.libc import libc
+from slipway.jail import privileges
 from slipway.machine.fork.mishap import Lateness, Mishap, build_failure
 from slipway.machine.fork.original import Original
 from slipway.machine.fork.program import start_program
-from slipway.vmm.libc import libc
-from slipway.vmm.process import control, descriptors, privileges
+from slipway.vmm.process import control, descriptors
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.zygote_children import ZygoteChildren
 

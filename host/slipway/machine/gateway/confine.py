@@ -17,8 +17,8 @@ import resource
 import sys
 from contextlib import suppress
 
-from slipway.vmm.libc import libc
-from slipway.vmm.process import call_filter, landlock, privileges
+from slipway._util.libc import libc
+from slipway.jail import call_filter, landlock, privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

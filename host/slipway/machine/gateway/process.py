@@ -14,6 +14,8 @@ from contextlib import suppress
 from math import inf
 
 from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway._util.libc import libc
+from slipway.jail import privileges
 from slipway.machine.gateway.confine import confine
 from slipway.machine.gateway.connections import Connections
 from slipway.machine.gateway.destinations import Destinations
@@ -26,8 +28,7 @@ from slipway.machine.gateway.poller import READ, WRITE, Poller
 from slipway.machine.gateway.published import format_ports, open_listeners
 from slipway.machine.gateway.report import Report
 from slipway.machine.gateway.resolver import Resolver, ignore_search_domains
-from slipway.vmm.libc import libc
-from slipway.vmm.process import control, privileges
+from slipway.vmm.process import control
 from slipway.vmm.process.control import send_message
 
 TYPE_CHECKING = False

@@ -6,8 +6,8 @@ import ctypes
 import fcntl
 import struct
 
+from slipway._util.libc import libc
 from slipway.vmm.kvm.failure import explain_failure
-from slipway.vmm.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import sys
 
 # Modules that a VMM imports only if its machine needs them; here once, before the forks.
 import slipway.vmm.devices.virtio_net  # noqa: F401
+from slipway.jail import privileges
 from slipway.vmm.arch.host import find_architecture
-from slipway.vmm.process import privileges
 from slipway.vmm.process.vmm_process import VmmProcess, boot_vm, run_and_exit
 from slipway.vmm.process.zygote import DESCRIPTORS, Zygote
 

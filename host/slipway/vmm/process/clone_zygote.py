@@ -11,10 +11,10 @@ import os
 import sys
 
 from slipway._util.errors import HostError
+from slipway.jail import privileges
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.memory import GuestMemory
 from slipway.vmm.microvm import MicroVm
-from slipway.vmm.process import privileges
 from slipway.vmm.process.vmm_process import VmmProcess, run_and_exit
 from slipway.vmm.process.zygote import DESCRIPTORS, Zygote
 from slipway.vmm.record import replace

@@ -19,8 +19,9 @@ import os
 import resource
 from contextlib import suppress
 
-from slipway.vmm.libc import libc
-from slipway.vmm.process import privileges, seccomp
+from slipway._util.libc import libc
+from slipway.jail import privileges
+from slipway.vmm.process import seccomp
 from slipway.vmm.snapshot import pagemap
 
 

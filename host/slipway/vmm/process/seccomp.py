@@ -1,4 +1,4 @@
-"""Filter for the system calls of a running VMM; see :mod:`slipway.vmm.process.call_filter`.
+"""Filter for the system calls of a running VMM; see :mod:`slipway.jail.call_filter`.
 
 x86-64 and aarch64 have a table; elsewhere no filter is installed.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
+from slipway.jail import call_filter
 from slipway.vmm.kvm import abi
-from slipway.vmm.process import call_filter
 
 _CALLS = {"x86_64": {"ioctl": 16, "readv": 19}, "aarch64": {"ioctl": 29, "readv": 65}}
 

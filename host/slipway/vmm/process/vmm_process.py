@@ -14,10 +14,11 @@ import sys
 import time
 
 from slipway._util.errors import HostError, InputError, SlipwayError
+from slipway.jail import privileges
 from slipway.vmm.boot_template import decode_template
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
-from slipway.vmm.process import control, privileges
+from slipway.vmm.process import control
 from slipway.vmm.process.control import send_message
 from slipway.vmm.snapshot.pagemap import read_own
 from slipway.vmm.spec import BootSpec, VmConfig

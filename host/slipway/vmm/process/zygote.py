@@ -15,7 +15,8 @@ import os
 import sys
 import time
 
-from slipway.vmm.process import control, descriptors, privileges
+from slipway.jail import privileges
+from slipway.vmm.process import control, descriptors
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.vmm_process import run_and_exit
 from slipway.vmm.process.zygote_children import ZygoteChildren

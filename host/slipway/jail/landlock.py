@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from slipway.vmm.libc import libc
+from slipway._util.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import os
 import struct
 
 from slipway._util.errors import HostError
-from slipway.vmm.libc import libc
+from slipway._util.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

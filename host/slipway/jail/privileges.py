@@ -8,7 +8,7 @@ import signal
 import struct
 from contextlib import suppress
 
-from slipway.vmm.libc import libc
+from slipway._util.libc import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
