@@ -127,7 +127,7 @@ def confine(parent: int) -> bool:
             resource.RLIMIT_DATA: MAX_DATA,
         }
     )
-    has_landlock = landlock.restrict_to_reading(readable)
+    has_landlock = landlock.restrict_to_reading(readable, connects=True)
     code = build_filter(os.uname().machine, os.getpid())
     if code is not None:
         call_filter.install(code, "the gateway")

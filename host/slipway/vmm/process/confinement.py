@@ -5,7 +5,8 @@ A guest that takes over its VMM finds a process that
 - can open, make or rename no file, reach no network, start no program or process, signal only
   itself, and make no memory executable: the filter of :mod:`slipway.vmm.process.seccomp` allows it
   to run the existing vCPUs and to use the open descriptors (on x86-64 and aarch64);
-- gets no further descriptor and writes to no file, by its limits;
+- gets no further descriptor and writes to no file, by its limits, and sees no file, by Landlock
+  where the kernel has it;
 - cannot be inspected by processes of the same user, leaves no core file, and dies with its parent.
 
 A VMM of root has no capability left, and its own network, IPC, host name and mounts; the user id
@@ -20,7 +21,7 @@ import resource
 from contextlib import suppress
 
 from slipway._util.libc import libc
-from slipway.jail import privileges
+from slipway.jail import landlock, privileges
 from slipway.vmm.process import seccomp
 from slipway.vmm.snapshot import pagemap
 
@@ -49,6 +50,7 @@ def drop_privileges(address: int = 0) -> int:
     privileges.drop_capabilities()
     descriptor = pagemap.open_pagemap(address)
     privileges.forbid_inspection()
+    landlock.restrict_to_reading(())
     # Open descriptors stay.
     privileges.set_limits({**privileges.NO_FILES, resource.RLIMIT_NOFILE: 0})
     seccomp.install()
