@@ -45,7 +45,7 @@ class NetworkAccess(IntFlag):
 
 
 class Scope(IntFlag):
-    """What does not leave the processes of the same ruleset."""
+    """Effects that do not leave the processes of the same ruleset."""
 
     ABSTRACT_SOCKETS = 1 << 0
     SIGNALS = 1 << 1
