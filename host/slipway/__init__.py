@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from slipway._model.execution import AsyncExecution as AsyncExecution
     from slipway._model.execution import AsyncStdin as AsyncStdin
     from slipway._model.health import Health as Health
+    from slipway._model.host_use import HostUse as HostUse
     from slipway._model.input_file import InputFile as InputFile
     from slipway._model.language_info import LanguageInfo as LanguageInfo
     from slipway._model.network import Network as Network
@@ -95,6 +96,7 @@ _HOMES = {
     "AsyncExecution": "_model.execution",
     "AsyncStdin": "_model.execution",
     "Health": "_model.health",
+    "HostUse": "_model.host_use",
     "InputFile": "_model.input_file",
     "DeniedDestination": "_model.network_use",
     "Network": "_model.network",
@@ -134,6 +136,7 @@ __all__ = [
     "Execution",
     "Health",
     "HostError",
+    "HostUse",
     "ImageError",
     "InputError",
     "InputFile",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from typing import Self
 
+    from slipway._model.host_use import HostUse
     from slipway._model.options import Options
     from slipway.machine.model import Hypervisor, Machine, MachineSpec, MemoryReserve
     from slipway_initramfs.languages.language import Language
@@ -130,6 +131,8 @@ class FakeMachine:
             self.agent.link.setblocking(False)
         self._boots = original is None
         self.stands_still = False
+        self.use: HostUse | None = None
+        self.loss: tuple[str, str] | None = None
         self._task = asyncio.create_task(self._serve())
         self._ended = asyncio.Event()
         launcher.machines.add(self)
@@ -173,6 +176,17 @@ class FakeMachine:
     async def read_exit_report(self) -> str:
         """Return an empty report."""
         return ""
+
+    def read_use(self) -> HostUse | None:
+        """Return the use that a test has set."""
+        return self.use
+
+    def describe_loss(self) -> tuple[str, str] | None:
+        """Return the loss that a test has set."""
+        return self.loss
+
+    async def adopt_gateway(self, process: int) -> None:
+        """Do nothing: the machine has no process of its own."""
 
     async def stop(self) -> None:
         """End the machine and the agent."""

@@ -87,6 +87,9 @@ class ScriptedMachine:
         """Nothing."""
         return ""
 
+    def describe_loss(self) -> None:
+        """Nothing."""
+
 
 async def connect() -> tuple[AgentConnection, ScriptedAgent]:
     """A session and the agent that it talks to."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from slipway._model.host_use import HostUse  # noqa: TC001  # type of a field
 from slipway._model.network_use import NetworkUse  # noqa: TC001  # type of a field
 from slipway._util.data_form import encode_data
 from slipway._util.errors import SlipwayError
@@ -209,7 +210,8 @@ class Result:
 
     ``build`` is None if the language has no build phase, ``run`` if the build failed, and both if
     the run was cancelled before its first phase. With ``tty`` the program had a terminal, and all
-    of its output is stdout. ``network`` is None for a machine without a network.
+    of its output is stdout. ``network`` is None for a machine without a network, ``host`` if the use
+    of the host is unknown.
     """
 
     language: str
@@ -221,6 +223,7 @@ class Result:
     warnings: tuple[str, ...] = field(default=())
     tty: bool = False
     network: NetworkUse | None = None
+    host: HostUse | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -332,5 +335,6 @@ class Result:
             "warnings": list(self.warnings),
             "tty": self.tty,
             "network": self.network.record() if self.network else None,
+            "host": asdict(self.host) if self.host else None,
             **asdict(self.provenance),
         }

@@ -269,6 +269,8 @@ class AgentConnection:
     async def _build_loss_error(self) -> UnknownOutcome | HostError:
         """Build the error for a machine that ended, with the last lines of its console."""
         await self._machine.console.wait_drained()
+        if loss := self._machine.describe_loss():
+            return HostError(*loss) if not self._jobs else UnknownOutcome(*loss)
         lines = self._machine.console.get_last_lines(6)
         details = (
             "its console said last:\n  " + "\n  ".join(lines) if lines else "its console is empty"

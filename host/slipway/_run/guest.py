@@ -126,9 +126,16 @@ class Guest:
         began = time.monotonic()
         checksums = not self.machine.hypervisor.declares_checksums
         await self.network.start_gateway(network, checksums=checksums)
+        await self._adopt_gateway()
         await self._use_stream()
         if self.restore_seconds:  # a machine that boots does so meanwhile
             self.restore_seconds += time.monotonic() - began
+
+    async def _adopt_gateway(self) -> None:
+        """Let the gateway's process be one of the machine's."""
+        assert self.network is not None
+        if (process := self.network.gateway_pid) is not None:
+            await self.machine.adopt_gateway(process)
 
     async def start_closed_gateway(self) -> None:
         """Start a gateway that lets nothing out, for an agent whose port is TCP.
@@ -316,6 +323,7 @@ class Guest:
             clone._names = self._names
             if self.network is not None and clone.network is not None:
                 await clone.network.start_fork(self.network)
+                await clone._adopt_gateway()
                 await clone._use_stream()
             await clone.adopt_clone()
             undo_clone.pop_all()

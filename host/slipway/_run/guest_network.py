@@ -56,6 +56,11 @@ class GuestNetwork:
             raise HostError(f"cannot make a network: {error.strerror}") from None
 
     @property
+    def gateway_pid(self) -> int | None:
+        """The id of the gateway's process; None before its start."""
+        return None if self._gateway is None else self._gateway.pid
+
+    @property
     def machine_end(self) -> int:
         """Descriptor of the machine's end."""
         return self._machine_end.fileno()

@@ -12,6 +12,7 @@ from slipway._util.threads import run_shielded
 
 if TYPE_CHECKING:
     from slipway._model.arguments import OnOutput
+    from slipway._model.host_use import HostUse
     from slipway._model.network_use import NetworkUse
     from slipway._model.options import Tty
     from slipway._model.result import Result
@@ -34,6 +35,7 @@ class Run:
         self._guest: Guest | None = None
         self._seconds: dict[str, float] = {}
         self._network_use: NetworkUse | None = None
+        self._host_use: HostUse | None = None
         self._mark = time.monotonic() if began is None else began
 
     def mark_admitted(self) -> None:
@@ -93,6 +95,7 @@ class Run:
             # A machine whose agent is on the network has one even if the run did not ask for it.
             if guest.network is not None and self._job.options.network is not None:
                 self._network_use = await guest.network.take_use()
+            self._host_use = guest.machine.read_use()
         finally:
             self._guest = None
             self._take_lap()
@@ -158,6 +161,7 @@ class Run:
             files=build_output_files(report, job.options.outputs),
             tty=bool(job.options.tty),
             network=self._network_use,
+            host=self._host_use,
             timing=Timing(**self._seconds),
             provenance=Provenance(
                 machine=guest.machine.hypervisor.name,

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from slipway._model.bounds import MAX_FILE_BYTES, MAX_OUTPUTS, MAX_PORT
+from slipway._model.host_use import HostUse
 from slipway._model.network_use import MAX_DENIED, DeniedDestination, NetworkUse
 from slipway._model.result import (
     Captured,
@@ -81,6 +82,13 @@ def read_result(record: Fields, contents: Mapping[str, OutputFile]) -> Result:
         warnings=record.read_texts("warnings", MAX_WARNINGS),
         tty=record.read_flag("tty"),
         network=_read_network(record.read_fields("network")) if "network" in record else None,
+        host=_read_host_use(record.read_fields("host")) if "host" in record else None,
+    )
+
+
+def _read_host_use(record: Fields) -> HostUse:
+    return HostUse(
+        record.read_integer("memory_peak"), record.read_number("cpu"), record.read_flag("is_group")
     )
 
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from typing import Self
 
+    from slipway._model.host_use import HostUse
     from slipway._util.errors import SlipwayError
     from slipway.machine.console import Console
+    from slipway.machine.host_limits import HostLimits
     from slipway.machine.model import Hypervisor, PortKind
     from slipway.machine.process import ChildProcess
 
@@ -78,9 +80,16 @@ class ChildMachine:
     """Process of a machine, with its console and the stream to the agent."""
 
     def __init__(
-        self, process: ChildProcess, console: Console, hypervisor: Hypervisor, port: PortKind
+        self,
+        process: ChildProcess,
+        console: Console,
+        hypervisor: Hypervisor,
+        port: PortKind,
+        limits: HostLimits | None = None,
     ) -> None:
+        """Take over the process, and its limits on the host."""
         self._process = process
+        self.limits = limits
         self._transport: Transport | None = None
         # The port of the agent; AUTO before the agent has taken one.
         self.port = port
@@ -138,6 +147,19 @@ class ChildMachine:
         """Return the text that the process wrote to stderr before its end; empty while it runs."""
         return await self._process.read_stderr()
 
+    def read_use(self) -> HostUse | None:
+        """Return the use of the host; see :meth:`slipway.machine.model.Machine.read_use`."""
+        return None if self.limits is None else self.limits.read_use()
+
+    def describe_loss(self) -> tuple[str, str] | None:
+        """Return why the host ended the machine; see :class:`slipway.machine.model.Machine`."""
+        return None if self.limits is None else self.limits.describe_loss()
+
+    async def adopt_gateway(self, process: int) -> None:
+        """Put a gateway under the limits; see :class:`slipway.machine.model.Machine`."""
+        if self.limits is not None:
+            await self.limits.adopt_gateway(process)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -145,8 +167,10 @@ class ChildMachine:
         await run_shielded(self.stop())
 
     async def stop(self) -> None:
-        """Kill the process and close the sockets."""
+        """Kill the process, close the sockets, and remove the cgroup."""
         await self._process.kill()
+        if self.limits is not None:
+            await self.limits.close()
         await self.console.close()
         await self._close_transport()
         await self._close_streams()

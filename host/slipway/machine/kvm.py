@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from slipway.machine.host_limits import HostLimits
     from slipway.machine.kvm_parts import VmmSockets
     from slipway.machine.model import Hypervisor
     from slipway.machine.process import ChildProcess
@@ -42,8 +43,11 @@ class KvmMachine(ChildMachine):
         hypervisor: Hypervisor,
         *,
         boot_log: bool,
+        limits: HostLimits | None = None,
     ) -> None:
-        super().__init__(process, Console(echo=boot_log), hypervisor, PortKind(config.port))
+        """Take over all but the hypervisor."""
+        port = PortKind(config.port)
+        super().__init__(process, Console(echo=boot_log), hypervisor, port, limits)
         self._channel = channel
         self._config = config
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
@@ -61,8 +65,13 @@ class KvmMachine(ChildMachine):
         """True if the machine has a network interface."""
         return self._config.network
 
-    async def start_vm(self, sockets: VmmSockets, start: bytes = b"") -> None:
+    async def start_vm(
+        self, sockets: VmmSockets, start: bytes = b"", *, is_in_group: bool = True
+    ) -> None:
         """Wait until the VM runs; a VMM that is not a clone is sent the message ``start`` first.
+
+        Without ``is_in_group`` the process has yet to enter its cgroup. It takes no memory for a
+        guest before ``start``.
 
         Raises:
             HostError: the VM did not start. Its process has ended then.
@@ -70,6 +79,10 @@ class KvmMachine(ChildMachine):
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
+            if self.limits is not None and is_in_group:
+                self.limits.watch(self._process.pid)
+            elif self.limits is not None:
+                await self.limits.adopt(self._process.pid)
             await self.connect(sockets.agents, sockets.console)
             await self._wait_running(start)
             undo.pop_all()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError, SlipwayError
 from slipway._util.threads import run_shielded
+from slipway.machine.host_limits import HostLimits, HostNeed
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_boot_template import can_boot, create_boot_template, measure_memory
 from slipway.machine.kvm_parts import VmmSockets, build_config, encode_start_message
@@ -60,15 +61,23 @@ class KvmBooter:
         network = () if spec.network is None else (spec.network,)
         zygote = await self._find_zygote()
         key = _identify(spec)
+        limits = HostLimits.open(HostNeed.of_spec(hypervisor, spec))
         with ExitStack() as ours:
+            ours.callback(limits.discard)
             with ExitStack() as theirs:
                 template = self._find_template(key, spec.memory_bytes)
                 message = encode_start_message(spec, template)
                 files = () if template is None else (template.file,)
                 sockets = VmmSockets.open(config.port, ours, theirs)
-                process = await zygote.spawn((*sockets.theirs, *network, *files))
+                given = (*sockets.theirs, *network, *files)
+                process = await zygote.spawn(given, limits.descriptor)
             machine = KvmMachine(
-                process, sockets.channel, config, hypervisor, boot_log=spec.boot_log
+                process,
+                sockets.channel,
+                config,
+                hypervisor,
+                boot_log=spec.boot_log,
+                limits=limits,
             )
             await machine.start_vm(sockets, message)
             ours.pop_all()

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
+from slipway.machine.host_limits import HostLimits, HostNeed
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets, build_config, encode_start_message
 from slipway.machine.module_command import build_module_command
@@ -54,15 +55,19 @@ class KvmHypervisor:
         network = () if spec.network is None else (spec.network,)
         config = build_config(spec)
         message = encode_start_message(spec)
+        limits = HostLimits.open(HostNeed.of_spec(self, spec))
         with ExitStack() as ours:
+            ours.callback(limits.discard)
             with ExitStack() as theirs:
                 sockets = VmmSockets.open(config.port, ours, theirs)
                 inherited = (*sockets.theirs, *network)
                 command = build_module_command("slipway.vmm.process.vmm_process", inherited)
                 # The VMM guards itself: two programs less to execute.
                 process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
-            machine = KvmMachine(process, sockets.channel, config, self, boot_log=spec.boot_log)
-            await machine.start_vm(sockets, message)
+            machine = KvmMachine(
+                process, sockets.channel, config, self, boot_log=spec.boot_log, limits=limits
+            )
+            await machine.start_vm(sockets, message, is_in_group=False)
             ours.pop_all()
         return machine
 

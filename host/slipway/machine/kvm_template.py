@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine.child import open_unplugged_link
+from slipway.machine.host_limits import HostLimits, HostNeed
 from slipway.machine.kvm import KvmMachine
 from slipway.machine.kvm_parts import VmmSockets
 from slipway.machine.model import Template
@@ -62,15 +63,26 @@ class KvmTemplate(Template):
         """
         if self._closed:
             raise HostError("the template is closed")
+        config = self._config
+        need = HostNeed.of_guest(
+            self._hypervisor, config.memory_bytes, config.cpus, network=config.network
+        )
+        limits = HostLimits.open(need)
         with ExitStack() as ours:
+            ours.callback(limits.discard)
             with ExitStack() as theirs:
-                sockets = VmmSockets.open(self._config.port, ours, theirs)
+                sockets = VmmSockets.open(config.port, ours, theirs)
                 given = list(sockets.theirs)
-                if self._config.network:
+                if config.network:
                     given.append(open_unplugged_link(theirs) if network is None else network)
-                process = await self._zygote.spawn(given)
+                process = await self._zygote.spawn(given, limits.descriptor)
             machine = KvmMachine(
-                process, sockets.channel, self._config, self._hypervisor, boot_log=boot_log
+                process,
+                sockets.channel,
+                config,
+                self._hypervisor,
+                boot_log=boot_log,
+                limits=limits,
             )
             await machine.start_vm(sockets)
             if self._agent_port is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from slipway._model.host_use import HostUse
     from slipway.machine.console import Console
 
 
@@ -292,6 +293,22 @@ class Machine(Protocol):
         """Return the complaint of the machine's process, at its end or now; may be empty.
 
         Lines of a report follow the first sentence, indented.
+        """
+        ...
+
+    def read_use(self) -> HostUse | None:
+        """Return the machine's use of the host since its start; None if unknown, or at its end."""
+        ...
+
+    def describe_loss(self) -> tuple[str, str] | None:
+        """Return sentence and hint if the host has ended the machine for memory, else None."""
+        ...
+
+    async def adopt_gateway(self, process: int) -> None:
+        """Put the process of the machine's gateway under the limits of the machine.
+
+        Raises:
+            HostError: the host refuses.
         """
         ...
 

@@ -21,6 +21,7 @@ from slipway.machine import memory_files, migration
 from slipway.machine.child import ChildMachine, open_pair
 from slipway.machine.console import Console
 from slipway.machine.gateway.addresses import GUEST_MAC, MTU
+from slipway.machine.host_limits import HostLimits, HostNeed
 from slipway.machine.kernel_arguments import COMMON, build_command_line
 from slipway.machine.model import PortKind, Snapshot
 from slipway.machine.process import ChildProcess
@@ -110,6 +111,10 @@ class Board:
     cpus: int
     port: PortKind
     network: bool = False
+
+    def measure_need(self, hypervisor: Hypervisor) -> HostNeed:
+        """Return what a clone on this board needs of the host."""
+        return HostNeed.of_guest(hypervisor, self.memory_bytes, self.cpus, network=self.network)
 
     def build_arguments(self, sockets: QemuSockets, ram: str, sandbox: str = SANDBOX) -> list[str]:
         """Return QEMU's arguments; ``ram`` is the memory backend."""
@@ -223,10 +228,12 @@ class QemuMachine(ChildMachine):
         ends: QemuEnds,
         board: Board,
         hypervisor: Hypervisor,
+        limits: HostLimits,
         *,
         is_fork: bool = False,
     ) -> None:
-        super().__init__(process, console, hypervisor, board.port)
+        """Take over all but the hypervisor."""
+        super().__init__(process, console, hypervisor, board.port, limits)
         self.monitor = Monitor(ends.monitor, is_negotiated=is_fork)
         self.board = board
         # QEMU's ends of its sockets, as numbers there.
@@ -240,23 +247,29 @@ class QemuMachine(ChildMachine):
         command: QemuCommand,
         *,
         hypervisor: Hypervisor,
+        need: HostNeed | None = None,
         boot_log: bool = False,
         start: Callable[[list[str], tuple[int, ...]], Awaitable[ChildProcess]] = start_child,
     ) -> QemuMachine:
         """Start QEMU by ``start``, which takes its command and the descriptors that it inherits.
 
+        ``need`` is by default that of a clone.
+
         Raises:
             HostError: QEMU is missing, or the host has no room for a process.
         """
         board = command.board
+        limits = HostLimits.open(need or board.measure_need(hypervisor))
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(limits.close)
             with ExitStack() as theirs:
                 ends = QemuEnds.open(board.port, undo, theirs)
                 inherited = (*ends.theirs.numbers, *command.files)
                 process = await start(command.build(ends.theirs), inherited)
             undo.push_async_callback(process.kill)
             _limit_file_size(process.pid, board.memory_bytes + migration.STATE_BYTES)
-            machine = cls(process, Console(echo=boot_log), ends, board, hypervisor)
+            await limits.adopt(process.pid)
+            machine = cls(process, Console(echo=boot_log), ends, board, hypervisor, limits)
             undo.push_async_callback(machine.stop)
             await machine.connect(ends.agents, ends.console)
             undo.pop_all()
@@ -274,8 +287,10 @@ class QemuMachine(ChildMachine):
             HostError: QEMU does not answer.
         """
         async with AsyncExitStack() as undo:
-            machine = cls(process, Console(), ends, board, hypervisor, is_fork=True)
+            limits = HostLimits.open(board.measure_need(hypervisor))
+            machine = cls(process, Console(), ends, board, hypervisor, limits, is_fork=True)
             undo.push_async_callback(machine.stop)
+            await limits.adopt(process.pid)
             await machine.connect(ends.agents, ends.console)
             await machine.monitor.execute("cont")
             undo.pop_all()
@@ -299,6 +314,8 @@ class QemuMachine(ChildMachine):
         with ExitStack() as kept:
             state = memory_files.create("slipway-state")
             kept.callback(os.close, state)
+            if self._memory is None and self.limits is not None:
+                self.limits.allow_copy(self.board.memory_bytes)
             await migration.save(self.monitor, state)
             memory, self._memory = self._memory, None
             if memory is None:

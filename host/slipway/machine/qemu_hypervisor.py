@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
 from slipway.machine import memory_files, qemu
+from slipway.machine.host_limits import HostNeed
 from slipway.machine.qemu import CACHE_MIB, RAM_STEP, Board, QemuCommand, QemuMachine
 from slipway.machine.qemu_targets import find_target
 from slipway.machine.tsc import find_tsc_khz, measure_khz
@@ -54,18 +55,23 @@ class QemuHypervisor:
         board = Board(self.target, size, spec.cpus, spec.port, spec.network is not None)
         rest = qemu.build_boot_arguments(spec, self.target, self._find_tsc_khz())
         files: tuple[int, ...] = ()
+        need = HostNeed.of_spec(self, spec)
         if spec.network is not None:
             rest += qemu.build_network_arguments(spec.network)
             files = (spec.network,)
         if not spec.template:
             command = QemuCommand(board, "memory-backend-ram", rest, files)
-            return await QemuMachine.launch(command, hypervisor=self, boot_log=spec.boot_log)
+            return await QemuMachine.launch(
+                command, hypervisor=self, need=need, boot_log=spec.boot_log
+            )
         with ExitStack() as undo:
             memory = memory_files.create("slipway-memory", size)
             undo.callback(os.close, memory)
             ram = qemu.build_file_ram(memory, share=True)
             command = QemuCommand(board, ram, rest, (memory, *files))
-            machine = await QemuMachine.launch(command, hypervisor=self, boot_log=spec.boot_log)
+            machine = await QemuMachine.launch(
+                command, hypervisor=self, need=need, boot_log=spec.boot_log
+            )
             machine.keep_memory(memory)
             undo.pop_all()
         return machine

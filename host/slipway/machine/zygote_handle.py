@@ -121,10 +121,11 @@ class ZygoteHandle:
         except OSError:
             raise HostError(_ENDED) from None
 
-    async def spawn(self, descriptors: Sequence[int]) -> ZygoteChild:
+    async def spawn(self, descriptors: Sequence[int], group: int = -1) -> ZygoteChild:
         """Request a child with copies of ``descriptors``, and return it.
 
         The descriptors are its control channel, the console, and the other sockets of its machine.
+        The child is born in the cgroup whose descriptor is ``group``, or in the zygote's.
 
         Raises:
             HostError: the child cannot be forked.
@@ -137,8 +138,9 @@ class ZygoteHandle:
             raise HostError(f"cannot start a machine: {error.strerror}") from None
         asked: asyncio.Future[ZygoteChild] = asyncio.get_running_loop().create_future()
         try:
-            message = control.encode(control.SPAWN)
-            socket.send_fds(self._channel, [message], [*descriptors, writer])
+            groups = [group] if group >= 0 else []
+            message = control.encode(control.SPAWN, groups=str(len(groups)))
+            socket.send_fds(self._channel, [message], [*groups, *descriptors, writer])
         except OSError as error:
             os.close(reader)
             raise HostError(f"cannot request a machine: {error.strerror}") from None

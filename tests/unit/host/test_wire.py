@@ -21,6 +21,7 @@ from slipway._model.events import (
     Queued,
     Started,
 )
+from slipway._model.host_use import HostUse
 from slipway._model.result import (
     Captured,
     OutputFile,
@@ -74,6 +75,9 @@ results = st.builds(
     st.builds(Timing, seconds, seconds, seconds, seconds, seconds, seconds, seconds),
     st.builds(Provenance, lines, lines, lines, lines, lines, counts, counts, lines),
     st.lists(lines, max_size=2).map(tuple),
+    st.booleans(),
+    st.none(),
+    st.none() | st.builds(HostUse, counts, seconds, st.booleans()),
 )
 
 

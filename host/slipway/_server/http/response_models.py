@@ -138,6 +138,16 @@ class NetworkUseDocument(BaseModel):
     )
 
 
+class HostUseDocument(BaseModel):
+    """Use of the host by a machine, from its start to the end of the run."""
+
+    memory_peak: int = Field(description="Most memory at a time, in bytes.")
+    cpu: float = Field(description="CPU time in seconds.")
+    is_group: bool = Field(
+        description="False if the host has no cgroups for machines: that of one process, then."
+    )
+
+
 class PortDocument(BaseModel):
     """A published port: connections to the host's address lead to the guest's port."""
 
@@ -160,6 +170,7 @@ class ResultDocument(BaseModel):
     warnings: list[str]
     tty: bool
     network: NetworkUseDocument | None
+    host: HostUseDocument | None
     machine: str
     kernel: str
     image: str

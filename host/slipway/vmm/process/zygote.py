@@ -16,6 +16,7 @@ import sys
 import time
 
 from slipway.jail import privileges
+from slipway.jail.group_fork import fork_into_group
 from slipway.vmm.process import control, descriptors
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.vmm_process import run_and_exit
@@ -44,7 +45,8 @@ class Zygote:
     def __init__(self, channel: int, counts: range, run_vm: RunVm) -> None:
         """Take over the channel; ``counts`` are the possible numbers of a child's descriptors."""
         self._channel = _socket.socket(fileno=channel)
-        self._counts = counts
+        # A cgroup may come before the others.
+        self._expected = range(counts.start, counts.stop + 1)
         self._run_vm = run_vm
         self._children = ZygoteChildren(self._channel)
         self._closing = False
@@ -62,13 +64,13 @@ class Zygote:
 
     def _handle_request(self) -> None:
         try:
-            message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, self._counts)
+            message, given = descriptors.receive(self._channel, control.MAX_MESSAGE, self._expected)
         except OSError:
             os._exit(1)  # the parent has ended
-        verb, _ = control.decode(message)
+        verb, texts = control.decode(message)
         if verb == control.SPAWN:
             if given:
-                self._spawn(given)
+                self._spawn(given, has_group=texts.get("groups") == "1")
             else:  # this process has too many descriptors
                 self._refuse(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif verb == control.CLOSE:
@@ -76,13 +78,17 @@ class Zygote:
         elif not message:
             os._exit(1)
 
-    def _spawn(self, given: list[int]) -> None:
+    def _spawn(self, given: list[int], *, has_group: bool) -> None:
+        """Fork a child with the descriptors ``given``, of which the first may be its cgroup."""
         began = time.monotonic_ns()
         zygote = os.getpid()
+        first = int(has_group)
         try:
-            process = os.fork()
+            process = fork_into_group(given[0]) if has_group else os.fork()
             if not process:
-                self._run_child(zygote, given, began)
+                if has_group:
+                    os.close(given[0])
+                self._run_child(zygote, given[first:], began)
             self._children.adopt(process)
         except OSError as error:
             self._refuse(error)
