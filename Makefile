@@ -19,7 +19,7 @@ OR_NONE = || [ $$? -eq 5 ]
 # session and its fork, pip and a browser beyond a gateway, two languages once, each port of the agent
 # once, and all behaviours of the language that boots fastest, each in a clone. The other tests of KVM
 # run on what KVM there is here; make lab-full has them all.
-LAB_TESTS ?= $(foreach part,coalesced confinement interrupts never_ready vcpu_thread,\
+LAB_TESTS ?= $(foreach part,cgroups coalesced confinement interrupts never_ready vcpu_thread,\
 	tests/kvm/test_$(part).py) tests/behaviour/test_processors.py tests/behaviour/test_languages.py \
 	tests/behaviour/test_network_device.py::test_frames_of_all_sizes_come_back \
 	tests/behaviour/test_network_option.py::test_runs_of_a_session_and_its_fork_share_the_rules \

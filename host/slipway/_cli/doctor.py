@@ -7,9 +7,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slipway._cli.finding import Finding
 from slipway._cli.parser import Parser, add_store
 from slipway._cli.screen import find_width, paint
 from slipway._cli.terminal import print_text
@@ -33,20 +33,6 @@ _WITHOUT_APT = (
 _MARK = 9
 _INDENT = 22
 _WIDEST = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Finding about one part of the host: its state, and a fix if it is missing.
-
-    ``needed`` is False for an optional part.
-    """
-
-    need: str
-    met: bool
-    found: str
-    fix: str = ""
-    needed: bool = True
 
 
 def build_parser(prog: str) -> Parser:
@@ -105,6 +91,8 @@ def _format_finding(finding: Finding) -> str:
 
 def examine_host(store: ImageStore) -> Iterator[Finding]:
     """Yield a finding for each part of the host."""
+    from slipway._cli.doctor_hardening import examine_hardening
+
     system = f"{platform.system()} {platform.release()} on {platform.machine()}"
     supported = platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64")
     yield Finding("system", supported, system, "use Linux on x86-64 or aarch64")
@@ -118,6 +106,7 @@ def examine_host(store: ImageStore) -> Iterator[Finding]:
     yield from _check_architectures(is_kvm_usable=kvm.met)
     yield _check_fork()
     yield from _check_network()
+    yield from examine_hardening()
     yield from _check_store(store)
 
 

@@ -210,8 +210,8 @@ class Result:
 
     ``build`` is None if the language has no build phase, ``run`` if the build failed, and both if
     the run was cancelled before its first phase. With ``tty`` the program had a terminal, and all
-    of its output is stdout. ``network`` is None for a machine without a network, ``host`` if the use
-    of the host is unknown.
+    of its output is stdout. ``network`` is None for a machine without a network, ``host`` where the
+    use of the host is unknown.
     """
 
     language: str

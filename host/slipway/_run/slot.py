@@ -312,7 +312,7 @@ class Slot:
         memory = (self._memory_factor - 1) * assets.memory + assets.footprint
         memory += self._options.fetched_bytes  # the files of the result
         if self._options.network is not None:
-            from slipway.machine.gateway_handle import MAX_MEMORY
+            from slipway.machine.gateway.bounds import MAX_MEMORY
 
             memory += MAX_MEMORY
         return Needs(memory, self._options.cpus)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slipway._model.host_use import HostUse
 from slipway._util.errors import HostError
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class MachineGroup:
                 if name not in _OPTIONAL_FILES:
                     raise
 
-    def raise_memory(self, memory_bytes: int) -> None:
+    def set_memory(self, memory_bytes: int) -> None:
         """Set another bound on memory.
 
         Raises:
@@ -126,15 +125,15 @@ class MachineGroup:
                 "See what this host lacks: slipway doctor",
             ) from None
 
-    def read_use(self) -> HostUse | None:
-        """Return the use so far; None after the removal."""
+    def read_use(self) -> tuple[int, float] | None:
+        """Return the most memory in bytes, and CPU time in seconds; None after the removal."""
         try:
             statistics = read_counts(self._descriptor, "cpu.stat")
             # memory.peak is of Linux 5.19.
             for name in ("memory.peak", "memory.current"):
                 with suppress(FileNotFoundError):
                     peak = int(read_file(self._descriptor, name))
-                    return HostUse(peak, statistics.get("usage_usec", 0) / 1e6)
+                    return peak, statistics.get("usage_usec", 0) / 1e6
         except (OSError, ValueError):
             pass
         return None

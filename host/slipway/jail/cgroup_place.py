@@ -116,7 +116,7 @@ class GroupPlace:
     def sweep(self) -> int:
         """Remove groups whose owner has ended, and kill what runs there; return their number."""
         removed = 0
-        for name in os.listdir(self._descriptor):  # noqa: PTH208  # of a descriptor
+        for name in os.listdir(self._descriptor):
             if name.startswith(PREFIX) and name != LEAF:
                 with suppress(OSError):  # its owner lives, or processes are still ending
                     descriptor = open_locked(self._descriptor, name)
@@ -139,16 +139,32 @@ class GroupPlace:
                     self.path.rmdir()
 
 
+def find_free_place() -> Path:
+    """Return where cgroups of machines would be made, and change nothing.
+
+    Raises:
+        HostError: this host or its user has no place for them.
+    """
+    tree = _read_tree()
+    path = _choose(tree)
+    check_controllers(path)
+    return path / ROOTS if path == tree.mount and tree.has_top else path
+
+
+def _read_tree() -> Tree:
+    return find_tree(
+        Path("/proc/self/mountinfo").read_text("utf-8", "replace"),
+        Path("/proc/self/cgroup").read_text("utf-8", "replace"),
+    )
+
+
 def open_place() -> GroupPlace:
     """Find and prepare the place for cgroups of machines; this process may move to a leaf.
 
     Raises:
         HostError: this host or its user has none, with the reason and what would help.
     """
-    tree = find_tree(
-        Path("/proc/self/mountinfo").read_text("utf-8", "replace"),
-        Path("/proc/self/cgroup").read_text("utf-8", "replace"),
-    )
+    tree = _read_tree()
     path = _choose(tree)
     try:
         _prepare(path, is_top=path == tree.mount and tree.has_top)

@@ -57,10 +57,11 @@ class Jail:
         """Tell if children get ``part``."""
         return part not in self.left_out and _NEEDS.get(part) not in self.left_out
 
-    def fork(self) -> int:
+    def fork(self, group: int = -1) -> int:
         """Fork this process, which has one thread; return the id of the child, and 0 in the child.
 
-        The child has to call :meth:`enter` and :meth:`seal`.
+        The child is born in the cgroup whose descriptor is ``group``, if given. It has to call
+        :meth:`enter` and :meth:`seal`.
 
         Raises:
             JailRefusal: this host refuses.
@@ -74,7 +75,7 @@ class Jail:
                 flags |= Namespace.USER
         self._born_as = (os.getuid(), os.getgid()) if Namespace.USER in flags else None
         with _refusal_of(Part.PID_NAMESPACE):
-            return fork_into(flags)
+            return fork_into(flags, group)
 
     def enter(self) -> None:
         """Put this process, which :meth:`fork` has just made, into namespaces and the root tree.

@@ -30,9 +30,6 @@ REPORT_SECONDS = 5.0
 # The buffer of each direction, in bytes, as far as the kernel allows.
 _LINK_BUFFER = 4 << 20
 _MAX_WORD = 255
-# Upper bound on the host memory of a gateway in bytes: the process with all its names and
-# connections (54 MiB measured under attack), and its link.
-MAX_MEMORY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)

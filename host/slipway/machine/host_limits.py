@@ -17,6 +17,7 @@ from slipway._util.errors import HostError
 from slipway._util.units import format_mib
 from slipway.jail.cgroup import GroupLimits
 from slipway.jail.cgroup_place import GroupPlace, open_place
+from slipway.machine.gateway.bounds import MAX_MEMORY
 
 if TYPE_CHECKING:
     from slipway.jail.cgroup import MachineGroup
@@ -40,8 +41,6 @@ class HostNeed:
         """Return the need of a guest with ``memory_bytes`` of RAM, which may have a gateway."""
         memory = memory_bytes + hypervisor.overhead
         if network:
-            from slipway.machine.gateway_handle import MAX_MEMORY
-
             memory += MAX_MEMORY
         return cls(memory, vcpus)
 
@@ -72,7 +71,7 @@ class HostLimits:
 
     def __init__(self, need: HostNeed, group: MachineGroup | None = None) -> None:
         """Take over ``group``, if the host has one for the machine."""
-        self._need = need
+        self.need = need
         self.group = group
         self._process = 0
         self._has_copy = False
@@ -99,7 +98,7 @@ class HostLimits:
         """Take the machine's own process, which is in the cgroup, or gets limits in place of it."""
         self._process = process
         if self.group is None:
-            _limit_data(process, self._need.memory_bytes + _DATA_SLACK)
+            _limit_data(process, self.need.memory_bytes + _DATA_SLACK)
 
     async def adopt(self, process: int) -> None:
         """Move the machine's own process into the cgroup, with all that it will start.
@@ -128,9 +127,9 @@ class HostLimits:
         """
         if not self._has_copy:
             self._has_copy = True
-            self._need = replace(self._need, memory_bytes=self._need.memory_bytes + memory_bytes)
+            self.need = replace(self.need, memory_bytes=self.need.memory_bytes + memory_bytes)
             if self.group is not None:
-                self.group.raise_memory(self._need.memory_bytes)
+                self.group.set_memory(self.need.memory_bytes)
 
     def read_use(self) -> HostUse | None:
         """Return the use of the host by the machine so far; None after its end.
@@ -138,7 +137,8 @@ class HostLimits:
         Without a cgroup it is that of the machine's process alone, with shared memory.
         """
         if self.group is not None:
-            return self.group.read_use()
+            use = self.group.read_use()
+            return use and HostUse(*use)
         if not self._process or self._is_closed:
             return None
         return _read_process_use(self._process)
@@ -153,7 +153,7 @@ class HostLimits:
                 "the host ran out of memory, and its kernel ended the machine",
                 "Run fewer machines at once, or give the server a smaller memory_budget.",
             )
-        size = format_mib(self._need.memory_bytes)
+        size = format_mib(self.need.memory_bytes)
         return (
             f"the machine needed more memory of the host than its {size}, and the kernel ended it",
             "This is not the limit of the program. Give the machine less work at once, or more"

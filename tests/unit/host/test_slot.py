@@ -15,7 +15,7 @@ from slipway._run.languages import find_language
 from slipway._run.launcher import DamagedImage
 from slipway._run.slot import Slot, SlotContext
 from slipway._util.errors import Busy, InputError
-from slipway.machine.gateway_handle import MAX_MEMORY
+from slipway.machine.gateway.bounds import MAX_MEMORY
 from support.fake_machine import MEMORY, OVERHEAD, FakeLauncher
 from support.waiting import wait_until
 

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
 
     from slipway.machine.gateway.splice import Splice
 
+# Upper bound on the host memory of a gateway in bytes: the process with all its names and
+# connections (54 MiB measured under attack), and its link.
+MAX_MEMORY = 64 << 20
+
 MAX_CONNECTIONS = 256
 # Callers of published ports leave the guest places for connections of its own.
 MAX_CALLERS = 192

@@ -16,7 +16,7 @@ import sys
 import time
 
 from slipway.jail import privileges
-from slipway.jail.group_fork import fork_into_group
+from slipway.jail.namespaces import Namespace, fork_into
 from slipway.vmm.process import control, descriptors
 from slipway.vmm.process.control import send_message
 from slipway.vmm.process.vmm_process import run_and_exit
@@ -84,7 +84,7 @@ class Zygote:
         zygote = os.getpid()
         first = int(has_group)
         try:
-            process = fork_into_group(given[0]) if has_group else os.fork()
+            process = fork_into(Namespace(0), given[0] if has_group else -1)
             if not process:
                 if has_group:
                     os.close(given[0])
