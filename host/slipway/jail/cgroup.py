@@ -5,7 +5,6 @@ Source: Documentation/admin-guide/cgroup-v2.rst of Linux.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -168,6 +167,8 @@ class MachineGroup:
 
         A group that cannot be removed is found by the next search for a place.
         """
+        import asyncio  # not at the top: doctor looks for a place, and has no event loop
+
         for pause in _PAUSES:
             if self.discard():
                 return
