@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvm.test_machine import echo, exit_count, more_exits
+from slipway.jail.identity import FIRST_ID
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import PortKind
 from support.bare_metal import PATIENCE
 from support.guest_code import COM1, CRASH, IS_ARM, PLACE, Code
+from support.jailed_process import NAMESPACES, list_tree, read_namespaces, read_status
 
 if TYPE_CHECKING:
     from kvm.conftest import Boot
@@ -33,6 +35,8 @@ from slipway._util.errors import HostError
 from slipway.vmm.arch.host import find_architecture
 from slipway.vmm.process import confinement as confine
 from slipway.jail import privileges
+from slipway.jail.jail import Jail
+from slipway.jail.root_tree import RootTree
 from slipway.vmm.kvm import abi
 from slipway.vmm.kvm.system import Kvm
 
@@ -40,9 +44,6 @@ find_architecture()  # which imports what the filter is made of, as in a VMM
 libc = ctypes.CDLL(None, use_errno=True)
 user = int(sys.argv[2])
 kvm = Kvm()
-vm = kvm.create_vm()
-memory = mmap.mmap(-1, 4096)
-address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 parent = os.getppid()
 reader, writer = os.pipe()
 signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -50,7 +51,18 @@ if user:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-privileges.set_parent_death_signal(parent)
+    libc.prctl(privileges.PR_SET_DUMPABLE, 1, 0, 0, 0)
+jail = Jail(RootTree())
+child = jail.fork()
+if child:
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+vm = kvm.create_vm()
+memory = mmap.mmap(-1, 4096)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 def call(function, *arguments):
     if function(*arguments) < 0:
@@ -111,7 +123,7 @@ attempts = {
 }
 NOBODY = 65534
 results = {}
-confine.drop_privileges()
+confine.drop_privileges(jail)
 for name, attempt in attempts.items():
     try:
         attempt()
@@ -158,7 +170,7 @@ def test_confined_process_keeps_what_a_vmm_needs_and_nothing_else(user: int) -> 
 
 def test_fault_of_a_confined_process_is_told(user: int) -> None:
     """Python's report of it wants to import modules and to open sources."""
-    ended = run_confined("confine.drop_privileges()\nraise RuntimeError('a fault')", user)
+    ended = run_confined("confine.drop_privileges(jail)\nraise RuntimeError('a fault')", user)
 
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(b"RuntimeError: a fault")
@@ -166,7 +178,7 @@ def test_fault_of_a_confined_process_is_told(user: int) -> None:
 
 def test_import_that_comes_too_late_is_an_error_like_any_other(user: int) -> None:
     program = """
-confine.drop_privileges()
+confine.drop_privileges(jail)
 try:
     import argparse
 except ImportError as error:
@@ -188,7 +200,7 @@ run = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
         pytest.skip("this kernel has no other architecture's calls")
 
     assert (
-        run_confined(f"{program}\nconfine.drop_privileges()\nrun()", user).returncode
+        run_confined(f"{program}\nconfine.drop_privileges(jail)\nrun()", user).returncode
         == -signal.SIGSYS
     )
 
@@ -199,7 +211,7 @@ def test_kernel_without_filters_is_refused(user: int) -> None:
 from slipway.jail import call_filter
 call_filter._PR_SET_SECCOMP = 9999
 try:
-    confine.drop_privileges()
+    confine.drop_privileges(jail)
 except HostError as error:
     os.write(1, f"{error.message}|{error.hint}".encode())
 """
@@ -212,9 +224,10 @@ except HostError as error:
 # --- A whole VMM --------------------------------------------------------------------------------
 
 
-def status(task: Path) -> dict[str, str]:
-    lines = (task / "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+def check_rights(now: dict[str, str]) -> None:
+    assert (now["Seccomp"], now["NoNewPrivs"]) == ("2", "1")
+    names = ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
+    assert {int(now[name], 16) for name in names} == {0}
 
 
 async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
@@ -223,15 +236,41 @@ async def test_each_thread_of_a_vmm_is_confined(boot: Boot) -> None:
     process = Path(f"/proc/{machine.pid}")
 
     # What the kernel itself runs in a process (KVM's page recovery) makes no system calls.
-    everything = [status(task) for task in (process / "task").iterdir()]
+    everything = [read_status(int(task.name)) for task in (process / "task").iterdir()]
     tasks = [now for now in everything if not now["Name"].startswith("kvm-")]
 
     assert len(tasks) == 1 + 4
     for now in tasks:
-        assert (now["Seccomp"], now["NoNewPrivs"]) == ("2", "1")
-        assert {int(now[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+        check_rights(now)
     limits = (process / "limits").read_text().splitlines()
     assert ["0", "0"] in [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+
+
+async def test_machines_share_nothing_of_the_host(boot: Boot) -> None:
+    machine = await boot(echo(), port=PortKind.SERIAL)
+    other = await boot(Code().halt())
+    template = await KvmHypervisor().open_template(await machine.snapshot())
+    clones = [await template.clone(), await template.clone()]
+    try:
+        processes = [each.pid for each in (machine, other, *clones)]
+        namespaces = [read_namespaces("self"), *map(read_namespaces, processes)]
+        users = [read_status(process)["Uid"].split() for process in processes]
+        groups = [read_status(process)["Gid"].split() for process in processes]
+        trees = [list_tree(process) for process in processes]
+        mounts = [Path(f"/proc/{process}/mountinfo").read_text() for process in processes]
+    finally:
+        await template.close()
+        for clone in clones:
+            await clone.stop()
+
+    for kind in NAMESPACES:
+        assert len({each[kind] for each in namespaces}) == 1 + len(processes), kind
+    assert [set(each) for each in users] == [{str(FIRST_ID + number)} for number in processes]
+    assert groups == users
+    assert trees == [set()] * len(processes)
+    for text in mounts:
+        (mount,) = text.splitlines()
+        assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount.split()[5].split(","))
 
 
 async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
@@ -241,7 +280,7 @@ async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
     try:
         await clone.count_exits()
         process = Path(f"/proc/{clone.pid}")
-        everything = [status(task) for task in (process / "task").iterdir()]
+        everything = [read_status(int(task.name)) for task in (process / "task").iterdir()]
         limits = (process / "limits").read_text().splitlines()
         descriptors = {fd.resolve().name for fd in (process / "fd").iterdir()}
         zygote = {fd.resolve().name for fd in Path(f"/proc/{template.pid}/fd").iterdir()}
@@ -252,8 +291,7 @@ async def test_clone_is_confined_like_any_vmm(boot: Boot) -> None:
     tasks = [now for now in everything if not now["Name"].startswith("kvm-")]
     assert len(tasks) == 1 + 2
     for now in tasks:
-        assert (now["Seccomp"], now["NoNewPrivs"]) == ("2", "1")
-        assert {int(now[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+        check_rights(now)
     assert ["0", "0"] in [line.split()[3:5] for line in limits if line.startswith("Max open files")]
     # Of what was the zygote's it has /dev/null only; neither snapshot nor channel.
     assert {name for name in descriptors & zygote if name.startswith(("socket", "memfd"))} == set()

@@ -60,8 +60,8 @@ class Jail:
     def fork(self, group: int = -1) -> int:
         """Fork this process, which has one thread; return the id of the child, and 0 in the child.
 
-        The child is born in the cgroup whose descriptor is ``group``, if given. It has to call
-        :meth:`enter` and :meth:`seal`.
+        The child dies with its parent, and is born in the cgroup whose descriptor is ``group``, if
+        given. It has to call :meth:`enter` and :meth:`seal`.
 
         Raises:
             JailRefusal: this host refuses.
@@ -75,7 +75,10 @@ class Jail:
                 flags |= Namespace.USER
         self._born_as = (os.getuid(), os.getgid()) if Namespace.USER in flags else None
         with _refusal_of(Part.PID_NAMESPACE):
-            return fork_into(flags, group)
+            process = fork_into(flags, group)
+        if not process:
+            life.bind_to(self._parent)
+        return process
 
     def enter(self) -> None:
         """Put this process, which :meth:`fork` has just made, into namespaces and the root tree.
@@ -107,7 +110,7 @@ class Jail:
                 self.tree.enter()
 
     def seal(self) -> None:
-        """Give up all capabilities and gains of rights, and bind this process's life to its parent.
+        """Give up all capabilities and gains of rights; the life stays bound to the parent's.
 
         Raises:
             JailRefusal: this host refuses a part.
@@ -116,7 +119,7 @@ class Jail:
         if self.wants(Part.CAPABILITIES):
             with _refusal_of(Part.CAPABILITIES):
                 capabilities.drop_all()
-        life.bind_to(self._parent)
+        life.bind_to(self._parent)  # the change of the user has deleted the first request
 
     def close(self) -> None:
         """Close the descriptor of the jail, in the parent or a child; no child is made after that.

@@ -65,13 +65,8 @@ class KvmMachine(ChildMachine):
         """True if the machine has a network interface."""
         return self._config.network
 
-    async def start_vm(
-        self, sockets: VmmSockets, start: bytes = b"", *, is_in_group: bool = True
-    ) -> None:
+    async def start_vm(self, sockets: VmmSockets, start: bytes = b"") -> None:
         """Wait until the VM runs; a VMM that is not a clone is sent the message ``start`` first.
-
-        Without ``is_in_group`` the process has yet to enter its cgroup. It takes no memory for a
-        guest before ``start``.
 
         Raises:
             HostError: the VM did not start. Its process has ended then.
@@ -79,10 +74,8 @@ class KvmMachine(ChildMachine):
         """
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
-            if self.limits is not None and is_in_group:
+            if self.limits is not None:
                 self.limits.watch(self._process.pid)
-            elif self.limits is not None:
-                await self.limits.adopt(self._process.pid)
             await self.connect(sockets.agents, sockets.console)
             await self._wait_running(start)
             undo.pop_all()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Key = tuple[tuple[int, ...], ...]
     """Device, inode, size and times of kernel and initramfs: changed files have another key."""
 
-_MODULE = "slipway.vmm.process.boot_zygote"
+BOOT_ZYGOTE = "slipway.vmm.process.boot_zygote"
 # Images that are booted in turn; the least recently booted goes first.
 MAX_TEMPLATES = 4
 
@@ -57,30 +57,10 @@ class KvmBooter:
     async def start(self, spec: MachineSpec, hypervisor: Hypervisor) -> KvmMachine:
         """Start a VMM; see :meth:`slipway.machine.model.Booter.start`."""
         hypervisor.check()
-        config = build_config(spec)
-        network = () if spec.network is None else (spec.network,)
         zygote = await self._find_zygote()
         key = _identify(spec)
-        limits = HostLimits.open(HostNeed.of_spec(hypervisor, spec))
-        with ExitStack() as ours:
-            ours.callback(limits.discard)
-            with ExitStack() as theirs:
-                template = self._find_template(key, spec.memory_bytes)
-                message = encode_start_message(spec, template)
-                files = () if template is None else (template.file,)
-                sockets = VmmSockets.open(config.port, ours, theirs)
-                given = (*sockets.theirs, *network, *files)
-                process = await zygote.spawn(given, limits.descriptor)
-            machine = KvmMachine(
-                process,
-                sockets.channel,
-                config,
-                hypervisor,
-                boot_log=spec.boot_log,
-                limits=limits,
-            )
-            await machine.start_vm(sockets, message)
-            ours.pop_all()
+        template = self._find_template(key, spec.memory_bytes)
+        machine = await boot_machine(zygote, spec, hypervisor, template)
         self._begin_template(key, spec)
         return machine
 
@@ -93,7 +73,7 @@ class KvmBooter:
                 await self._zygote.close()
                 self._zygote = None
             if self._zygote is None:
-                self._zygote = await ZygoteHandle.start(_MODULE)
+                self._zygote = await ZygoteHandle.start(BOOT_ZYGOTE)
             return self._zygote
 
     # --- Templates -----------------------------------------------------------------------------
@@ -156,6 +136,42 @@ class KvmBooter:
                 self._drop_template(key)
             if self._zygote is not None:
                 await self._zygote.close()
+
+
+async def boot_machine(
+    zygote: ZygoteHandle,
+    spec: MachineSpec,
+    hypervisor: Hypervisor,
+    template: BootTemplate | None = None,
+) -> KvmMachine:
+    """Return the machine of a new child of ``zygote`` that boots ``spec``.
+
+    Raises:
+        InputError: a file cannot be booted.
+        HostError: the child cannot be forked, or cannot run the VM.
+    """
+    config = build_config(spec)
+    message = encode_start_message(spec, template)
+    network = () if spec.network is None else (spec.network,)
+    files = () if template is None else (template.file,)
+    limits = HostLimits.open(HostNeed.of_spec(hypervisor, spec))
+    with ExitStack() as ours:
+        ours.callback(limits.discard)
+        with ExitStack() as theirs:
+            sockets = VmmSockets.open(config.port, ours, theirs)
+            given = (*sockets.theirs, *network, *files)
+            process = await zygote.spawn(given, limits.descriptor)
+        machine = KvmMachine(
+            process,
+            sockets.channel,
+            config,
+            hypervisor,
+            boot_log=spec.boot_log,
+            limits=limits,
+        )
+        await machine.start_vm(sockets, message)
+        ours.pop_all()
+    return machine
 
 
 def _identify(spec: MachineSpec) -> Key:

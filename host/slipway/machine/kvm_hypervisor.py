@@ -6,17 +6,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
-from slipway.machine.host_limits import HostLimits, HostNeed
-from slipway.machine.kvm import KvmMachine
-from slipway.machine.kvm_parts import VmmSockets, build_config, encode_start_message
-from slipway.machine.module_command import build_module_command
-from slipway.machine.process import ChildProcess
 from slipway.vmm.kvm import usability
 from slipway_initramfs.architectures import machine_architecture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slipway.machine.kvm import KvmMachine
     from slipway.machine.kvm_booter import KvmBooter
     from slipway.machine.kvm_template import KvmTemplate
     from slipway.machine.model import MachineSpec, MemoryReserve, Snapshot
@@ -51,25 +47,15 @@ class KvmHypervisor:
 
     async def start(self, spec: MachineSpec) -> KvmMachine:
         """Start a VMM; see :meth:`Hypervisor.start`."""
+        from slipway.machine.kvm_booter import BOOT_ZYGOTE, boot_machine
+        from slipway.machine.zygote_handle import ZygoteHandle
+
         self.check()
-        network = () if spec.network is None else (spec.network,)
-        config = build_config(spec)
-        message = encode_start_message(spec)
-        limits = HostLimits.open(HostNeed.of_spec(self, spec))
-        with ExitStack() as ours:
-            ours.callback(limits.discard)
-            with ExitStack() as theirs:
-                sockets = VmmSockets.open(config.port, ours, theirs)
-                inherited = (*sockets.theirs, *network)
-                command = build_module_command("slipway.vmm.process.vmm_process", inherited)
-                # The VMM guards itself: two programs less to execute.
-                process = ChildProcess.start(command, pass_fds=inherited, guarded=False)
-            machine = KvmMachine(
-                process, sockets.channel, config, self, boot_log=spec.boot_log, limits=limits
-            )
-            await machine.start_vm(sockets, message, is_in_group=False)
-            ours.pop_all()
-        return machine
+        zygote = await ZygoteHandle.start(BOOT_ZYGOTE)
+        try:
+            return await boot_machine(zygote, spec, self)
+        finally:
+            await zygote.close()  # it ends after the machine
 
     def create_booter(self, reserve: MemoryReserve | None = None) -> KvmBooter:
         """Return a booter with a zygote; see :meth:`Hypervisor.create_booter`."""

@@ -80,7 +80,7 @@ def test_own_pages_are_those_that_were_written_to() -> None:
         memory.read(5 * PAGE, 1)
         for page in (1, 2, 700):
             memory.write(page * PAGE, b"new")
-        descriptor = pagemap.open_pagemap(memory.host_address)
+        descriptor = pagemap.open_pagemap(pagemap.open_process(), memory.host_address)
         own = pagemap.read_own(descriptor, size)
         os.close(descriptor)
     os.close(file)
@@ -93,7 +93,7 @@ def test_populated_pages_are_own_ones_with_the_files_content() -> None:
     file = file_of({0: b"x" * size}, size)
     with closing(GuestMemory([(0, size)], file)) as memory:
         memory.populate([(PAGE, 3 * PAGE), (4 * MIB, 4 * MIB + PAGE)])
-        descriptor = pagemap.open_pagemap(memory.host_address)
+        descriptor = pagemap.open_pagemap(pagemap.open_process(), memory.host_address)
         own = pagemap.read_own(descriptor, size)
         os.close(descriptor)
         content = memory.read(PAGE, 1)

@@ -1,8 +1,7 @@
 """Zygote whose children boot, ``python -c ... PARENT CONTROL``.
 
 The arguments are the parent's process id and an inherited descriptor, the control channel. Each
-child gets its own channel, and on it the message which guest to boot, as a VMM without a zygote
-does.
+child gets its own channel, and on it the message which guest to boot.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from slipway.jail.jail import Jail
+
 # A machine has up to two sockets of the agent, and may have a network and a boot template.
 _COUNTS = range(DESCRIPTORS, DESCRIPTORS + 5)
 
@@ -36,5 +37,5 @@ def _open_zygote(channel: int) -> Zygote:
     return Zygote(channel, _COUNTS, _run_vm)
 
 
-def _run_vm(channel: int, sockets: list[int], began: int) -> int:
-    return VmmProcess(channel, boot_vm(channel, sockets), began).run()
+def _run_vm(jail: Jail, channel: int, sockets: list[int], began: int) -> int:
+    return VmmProcess(channel, boot_vm(channel, sockets), jail, began).run()

@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from slipway.jail.jail import Jail
     from slipway.vmm.snapshot.state_file import Saved
 
 
@@ -67,8 +68,8 @@ class CloneSource:
         self._saved = replace(saved, vcpus=architecture.drop_initial_values(saved.vcpus))
         self._memory = GuestMemory(architecture.place_memory(saved.memory), memory)
 
-    def run_clone(self, channel: int, sockets: list[int], began: int) -> int:
+    def run_clone(self, jail: Jail, channel: int, sockets: list[int], began: int) -> int:
         """Run a clone in this process, a child of the zygote; return the exit status."""
         vm = MicroVm(self._saved.config, sockets, self._memory)
         vm.restore(self._saved)
-        return VmmProcess(channel, vm, began).run()
+        return VmmProcess(channel, vm, jail, began).run()

@@ -9,46 +9,48 @@ A guest that takes over its VMM finds a process that
   where the kernel has it;
 - cannot be inspected by processes of the same user, leaves no core file, and dies with its parent.
 
-A VMM of root has no capability left, and its own network, IPC, host name and mounts; the user id
-stays root's. A VMM of an ordinary user never had a capability, and new namespaces are refused: on
-another architecture it is in that user's network.
+It is in a :class:`slipway.jail.jail.Jail` with an empty root tree: it has namespaces of its own, no
+capability, and as a VMM of root a user id that no other process has. What a host refuses to an
+ordinary user is left out.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-from contextlib import suppress
 
-from slipway._util.libc import libc
+from slipway._util.errors import HostError
 from slipway.jail import landlock, privileges
+from slipway.jail.part import JailRefusal
 from slipway.vmm.process import seccomp
 from slipway.vmm.snapshot import pagemap
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slipway.jail.jail import Jail
 
-def drop_privileges(address: int = 0) -> int:
+
+def drop_privileges(jail: Jail, address: int = 0) -> int:
     """Give up all rights that a running VMM does not need, before the vCPUs' threads start.
 
-    All imports, files and objects have to exist before. Rights that only root can give up are left
-    in place where the kernel refuses.
+    All imports, files and objects have to exist before. This process is a child of ``jail``, which
+    is closed.
 
     Return the descriptor of the pagemap, opened on the way, which stands at ``address``
     (:mod:`slipway.vmm.snapshot.pagemap`), or -1.
 
     Raises:
-        HostError: the kernel cannot filter system calls.
+        HostError: the kernel cannot filter system calls, or has no room for the jail.
     """
-    # Permitted to root only.
-    libc.unshare(
-        privileges.CLONE_NEWNET
-        | privileges.CLONE_NEWIPC
-        | privileges.CLONE_NEWUTS
-        | privileges.CLONE_NEWNS
-    )
-    with suppress(OSError):
-        os.chdir("/")
-    privileges.drop_capabilities()
-    descriptor = pagemap.open_pagemap(address)
+    os.chdir("/")
+    process = pagemap.open_process()
+    try:
+        jail.enter()
+        jail.seal()
+    except JailRefusal as refusal:
+        raise HostError(f"the VMM cannot be confined: {refusal}", refusal.hint) from None
+    jail.close()
+    descriptor = pagemap.open_pagemap(process, address)
     privileges.forbid_inspection()
     landlock.restrict_to_reading(())
     # Open descriptors stay.

@@ -1,9 +1,7 @@
-"""Process of a VMM, started by the kvm hypervisor.
+"""Process of a VMM, a child of a zygote.
 
-The arguments, behind the path of this package, are the parent's process id and inherited
-descriptors: control channel, console, one for each device of the agent's port, and network if the
-machine has one. The first message on the control channel says which guest to boot; the end of that
-channel is the end of the process.
+Its descriptors are the control channel, the console, one for each device of the agent's port, and
+the network if the machine has one. The end of the control channel is the end of the process.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import sys
 import time
 
 from slipway._util.errors import HostError, InputError, SlipwayError
-from slipway.jail import privileges
 from slipway.vmm.boot_template import decode_template
 from slipway.vmm.microvm import MicroVm
 from slipway.vmm.process import confinement as confine
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from slipway.jail.jail import Jail
     from slipway.vmm.pages import Range
 
 # With all their digits, so many fit into a message.
@@ -35,15 +33,8 @@ MAX_RANGES = 3000
 _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
-def main() -> NoReturn:
-    """Run one VM to its end."""
-    parent, channel, *sockets = map(int, sys.argv[2:])
-    privileges.set_parent_death_signal(parent)
-    run_and_exit(channel, lambda: VmmProcess(channel, boot_vm(channel, sockets)).run())
-
-
 def boot_vm(channel: int, sockets: list[int]) -> MicroVm:
-    """Return the VM that the parent requests on ``channel``; ``sockets`` are those of the VM.
+    """Return the VM that the first message on ``channel`` says; ``sockets`` are those of the VM.
 
     The file of a boot template stands behind them; it is closed here.
 
@@ -89,9 +80,13 @@ def run_and_exit(channel: int, run: Callable[[], int]) -> NoReturn:
 class VmmProcess:
     """Main thread: handles the parent's requests, and the end of the VM."""
 
-    def __init__(self, channel: int, vm: MicroVm, began_ns: int = 0) -> None:
-        """Take the VM; ``began_ns`` is when the fork of a clone began (``time.monotonic_ns``)."""
+    def __init__(self, channel: int, vm: MicroVm, jail: Jail, began_ns: int) -> None:
+        """Take the VM; ``began_ns`` is when the fork of the process began (``time.monotonic_ns``).
+
+        The process is a child of ``jail``, and has not entered it.
+        """
         self._channel = channel
+        self._jail = jail
         self._vm = vm
         self._began_ns = began_ns
         self._pagemap = -1
@@ -110,9 +105,9 @@ class VmmProcess:
             network = vm.network.descriptor
             poll.register(network, _WATCHED)
         self._pagemap = confine.drop_privileges(
-            vm.memory.host_address
+            self._jail, vm.memory.host_address
         )  # from here on no import, file or object is made
-        elapsed = time.monotonic_ns() - self._began_ns if self._began_ns else 0
+        elapsed = time.monotonic_ns() - self._began_ns
         cpu_us, start_us = time.process_time_ns() // 1000, elapsed // 1000
         send_message(self._channel, control.RUNNING, cpu_us=str(cpu_us), start_us=str(start_us))
         vm.start()

@@ -15,19 +15,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from slipway.vmm.pages import Range
 
-PATH = "/proc/self/pagemap"
+_PROCESS, _FILE = "/proc/self", "pagemap"
 _ENTRY = 8
 _AT_ONCE = 256 * 1024  # bytes, for 128 MiB of guest memory
 _THERE = 1 << 63 | 1 << 62  # present, or swapped out
 _OF_A_FILE = 1 << 61
 
 
-def open_pagemap(address: int) -> int:
-    """Return a descriptor at the entry of ``address``, or -1 if the kernel refuses."""
+def open_process() -> int:
+    """Return a descriptor of this process's directory in /proc, or -1 if it is missing.
+
+    The directory is found by it also where the root has no /proc any more.
+    """
     try:
-        descriptor = os.open(PATH, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(_PROCESS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return -1
+
+
+def open_pagemap(process: int, address: int) -> int:
+    """Return a descriptor at the entry of ``address``, or -1 if the kernel refuses.
+
+    ``process`` is that of :func:`open_process`, and is closed.
+    """
+    if process < 0:
+        return -1
+    try:
+        descriptor = os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    except OSError:
+        return -1
+    finally:
+        os.close(process)
     os.lseek(descriptor, address // PAGE * _ENTRY, os.SEEK_SET)
     return descriptor
 
