@@ -1,4 +1,4 @@
-"""Modules that a VMM imports before it can be confined; a boot without a zygote pays for them."""
+"""Modules that a zygote imports before it can make the first VMM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ find_architecture()
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 # The number of 2026-11 and a few more.
-BUDGET = 96
+BUDGET = 104
 # Each of these takes 2 to 15 ms, with all that it imports.
 DEAR = {"asyncio", "dataclasses", "inspect", "pathlib", "re", "socket", "subprocess", "typing"}
 
@@ -31,12 +31,12 @@ def list_modules(module: str) -> set[str]:
     return set(json.loads(printed))
 
 
-@pytest.mark.parametrize("module", ["vmm_process", "boot_zygote", "clone_zygote"])
-def test_vmm_imports_no_module_that_is_dear(module: str) -> None:
+@pytest.mark.parametrize("module", ["boot_zygote", "clone_zygote"])
+def test_zygote_imports_no_module_that_is_dear(module: str) -> None:
     modules = list_modules(f"slipway.vmm.process.{module}") - {"json"}
 
     assert not modules & DEAR
 
 
-def test_vmm_that_starts_alone_keeps_to_its_budget_of_modules() -> None:
-    assert len(list_modules("slipway.vmm.process.vmm_process")) <= BUDGET
+def test_zygote_keeps_to_its_budget_of_modules() -> None:
+    assert len(list_modules("slipway.vmm.process.boot_zygote")) <= BUDGET
