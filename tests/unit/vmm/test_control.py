@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
@@ -17,8 +18,12 @@ from slipway import SlipwayError
 from slipway.machine.kvm_hypervisor import KvmHypervisor
 from slipway.machine.model import MachineSpec
 from slipway.machine.process import ChildProcess
+from slipway.machine.zygote_handle import ZygoteHandle
 from slipway.vmm.kvm import usability
 from slipway.vmm.process import control
+
+if TYPE_CHECKING:
+    from typing import Self
 
 fast = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 
@@ -32,7 +37,6 @@ FIELDS = st.sampled_from(["kind", "message", "hint", "text", "wanted", "cpu_us",
 SAYINGS = st.builds(
     lambda verb, texts: control.encode(verb, **texts), VERBS, st.dictionaries(FIELDS, TEXTS)
 )
-start_process = ChildProcess.start
 NUMBERS = st.text("0123456789\xb2\u0663-+_ .") | TEXTS
 
 
@@ -87,17 +91,23 @@ def test_messages_stay_apart_and_have_an_end() -> None:
 
 
 class HostileVmm:
-    """Stands in for the VMM's process, and says one of ``answers`` to each thing it is told."""
+    """Zygote whose only child, a VMM, says one of ``answers`` to each thing it is told."""
 
     def __init__(self, answers: list[list[bytes]]) -> None:
         self._answers = answers
         self._ends: list[socket.socket] = []
 
-    def start(self, argv: list[str], *, pass_fds: tuple[int, ...], **_: object) -> ChildProcess:
-        self._ends = [socket.socket(fileno=os.dup(number)) for number in pass_fds]
+    async def start(self, _module: str) -> Self:
+        return self
+
+    async def spawn(self, descriptors: tuple[int, ...], _group: int) -> ChildProcess:
+        self._ends = [socket.socket(fileno=os.dup(number)) for number in descriptors]
         self._ends[0].setblocking(False)
         asyncio.get_running_loop().add_reader(self._ends[0], self._hear)
-        return start_process(["true"])
+        return ChildProcess.start(["true"])
+
+    async def close(self) -> None:
+        pass
 
     def _hear(self) -> None:
         channel = self._ends[0]
@@ -122,7 +132,7 @@ async def machine_of(answers: list[list[bytes]], directory: Path) -> list[str]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
     with (
         mock.patch.object(usability, "examine", return_value=(True, "")),
-        mock.patch.object(ChildProcess, "start", vmm.start),
+        mock.patch.object(ZygoteHandle, "start", vmm.start),
     ):
         try:
             machine = await KvmHypervisor().start(spec)
