@@ -24,9 +24,10 @@ import pytest
 
 from slipway._model.network_use import NetworkUse
 from slipway._util.errors import HostError
+from slipway.jail.identity import FIRST_ID
 from slipway.machine.gateway import addresses
 from slipway.machine.gateway.bounds import NEW_BURST
-from slipway.machine.gateway.confine import MAX_DESCRIPTORS, NOBODY, build_filter
+from slipway.machine.gateway.confine import MAX_DESCRIPTORS, build_filter
 from slipway.machine.gateway.ipv4 import build_udp, parse_ipv4
 from slipway.machine.gateway.tcp_segment import ACK, RST, SYN, Flow, Segment, build_tcp, parse_tcp
 from slipway.machine.gateway_handle import (
@@ -38,6 +39,7 @@ from slipway.machine.gateway_handle import (
 from slipway.machine.process import ChildProcess
 from slipway.vmm.process import control
 from support.gateway_processes import find_gateways
+from support.jailed_process import NAMESPACES, list_tree, read_namespaces
 from support.tcp_wire import turn_frame
 from support.waiting import LIMIT, block_until, wait_until
 
@@ -291,13 +293,18 @@ async def test_running_gateway_has_no_rights(link: Link) -> None:
         lines = Path(f"/proc/{handle.pid}/status").read_text().splitlines()
         files = sorted(Path(f"/proc/{handle.pid}/fd").iterdir()) if not os.geteuid() else []
         limits = Path(f"/proc/{handle.pid}/limits").read_text().splitlines()
+        ours, theirs = read_namespaces("self"), read_namespaces(handle.pid)
+        tree = {path for path in list_tree(handle.pid) if path.count("/") == 1}
     status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
-    user = str(os.getuid() or NOBODY)
+    user = str(os.getuid() or FIRST_ID + handle.pid)
     assert status["Uid"] == [user] * 4
     assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
-    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
         assert int(status[name][0], 16) == 0
+    # Its network is the host's; it was not born in a pid namespace.
+    assert {kind for kind in NAMESPACES if ours[kind] == theirs[kind]} == {"net", "pid"}
+    assert tree <= {"/etc", "/lib", "/lib64", "/usr", "/run", "/opt", "/home"}
     (opened,) = [line.split()[3:5] for line in limits if line.startswith("Max open files")]
     assert opened == [str(MAX_DESCRIPTORS)] * 2
     # Standard streams, control channel, link, epoll, eventfd, netlink.
@@ -406,7 +413,8 @@ def test_confined_process_keeps_what_a_gateway_needs_and_nothing_else(tmp_path: 
     assert (ended.returncode, ended.stderr) == (0, b"")
     results = json.loads(ended.stdout)
     assert {name for name, code in results.items() if not code} == ALLOWED
-    assert set(results.values()) == {0, errno.EPERM, errno.EACCES}
+    # Missing is what the root tree does not have.
+    assert set(results.values()) <= {0, errno.EPERM, errno.EACCES, errno.ENOENT}
 
 
 # --- Kills ---------------------------------------------------------------------------------------

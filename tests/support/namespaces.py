@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipway._util.libc import libc
-from slipway.jail.privileges import CLONE_NEWNET, CLONE_NEWNS
+from slipway.jail import namespaces as kinds
 from slipway.machine.gateway import addresses
 from support.host_programs import need_program
 
@@ -79,7 +79,7 @@ class Namespace:
 
     def _make(self) -> None:
         check(libc.unshare(CLONE_FS))
-        check(libc.unshare(CLONE_NEWNET | CLONE_NEWNS))
+        check(libc.unshare(int(kinds.Namespace.NET | kinds.Namespace.MOUNT)))
         check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
         for place, content in self._files.items():
             target = os.fsencode(place.resolve())
@@ -96,8 +96,8 @@ class Namespace:
         with ExitStack() as undo:
             network = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, network)
-            check(libc.setns(self._network, CLONE_NEWNET))
-            undo.callback(lambda: check(libc.setns(network, CLONE_NEWNET)))
+            check(libc.setns(self._network, int(kinds.Namespace.NET)))
+            undo.callback(lambda: check(libc.setns(network, int(kinds.Namespace.NET))))
             yield
 
     @contextmanager
@@ -110,8 +110,8 @@ class Namespace:
             directory = os.open(".", os.O_PATH | os.O_CLOEXEC)
             undo.callback(os.close, directory)
             undo.callback(os.fchdir, directory)
-            check(libc.setns(self._mounts, CLONE_NEWNS))
-            undo.callback(lambda: check(libc.setns(mounts, CLONE_NEWNS)))
+            check(libc.setns(self._mounts, int(kinds.Namespace.MOUNT)))
+            undo.callback(lambda: check(libc.setns(mounts, int(kinds.Namespace.MOUNT))))
             undo.enter_context(self.enter())
             yield
 

@@ -39,17 +39,24 @@ class Jail:
     __slots__ = ("_born_as", "_parent", "first_id", "left_out", "tree")
 
     def __init__(
-        self, tree: RootTree, left_out: Collection[Part] = (), first_id: int = FIRST_ID
+        self,
+        tree: RootTree,
+        left_out: Collection[Part] = (),
+        first_id: int = FIRST_ID,
+        parent: int = 0,
     ) -> None:
         """Take the process that calls as the parent of the children.
 
+        With ``parent``, the id of its own parent, the process that calls enters the jail itself,
+        without a pid namespace, which a process has from its birth.
+
         Raises:
-            OSError: this process has too many descriptors.
+            OSError: this process has too many descriptors, or the parent has ended.
         """
         self.tree = tree
         self.left_out = frozenset(left_out)
         self.first_id = first_id
-        self._parent = life.open_self()
+        self._parent = os.pidfd_open(parent or os.getpid())
         # User and group of a child that is born in its user namespace, which does not show them.
         self._born_as: tuple[int, int] | None = None
 

@@ -13,15 +13,6 @@ PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def open_self() -> int:
-    """Return a pidfd of this process, for :func:`bind_to` in its children.
-
-    Raises:
-        OSError: this process has too many descriptors.
-    """
-    return os.pidfd_open(os.getpid())
-
-
 def bind_to(parent: int) -> None:
     """Let the kernel kill this process when its parent dies; end at once if it is dead already.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import struct
 from contextlib import suppress
 
 from slipway._util.libc import libc
@@ -14,18 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# include/uapi/linux/prctl.h, include/uapi/linux/sched.h
+# include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
-CLONE_NEWNS = 0x00020000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUTS = 0x04000000
-CLONE_NEWNET = 0x40000000
-# include/uapi/linux/capability.h: struct __user_cap_header_struct is version and pid; twice
-# struct __user_cap_data_struct, effective, permitted and inheritable, follows.
-_CAPABILITY_VERSION_3 = 0x20080522
-_NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 # No core file, and no written file.
 NO_FILES = {
@@ -45,11 +36,6 @@ def set_parent_death_signal(parent: int) -> None:
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def drop_capabilities() -> None:
-    """Drop all capabilities; the kernel keeps the parent-death signal, see prctl(2)."""
-    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), _NO_CAPABILITIES)
 
 
 def forbid_inspection() -> None:

@@ -3,10 +3,10 @@
 A guest that takes over its gateway finds a process that can connect to addresses of the host's
 network, since a gateway does so. It cannot write, make or remove a file, read any but the ones that
 the look-up of names needs, start a program or process, signal another, listen on a further port, or
-make memory executable. A gateway of root is the user nobody without capabilities.
+make memory executable. It is in a :class:`slipway.jail.jail.Jail` with all parts but the namespaces
+of processes and of the network.
 
-Where the kernel has no Landlock, files that the user may read can be read. On other
-architectures than x86-64 and aarch64 no filter of system calls exists.
+On other architectures than x86-64 and aarch64 no filter of system calls exists.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import ctypes
 import os
 import resource
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 
-from slipway._util.libc import libc
+from slipway._util.errors import HostError
 from slipway.jail import call_filter, landlock, privileges
+from slipway.jail.jail import Jail
+from slipway.jail.part import JailRefusal, Part
+from slipway.jail.root_tree import RootTree
+from slipway.jail.trial import find_refusals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-NOBODY = 65534
 # 256 connections, the published ports, and what a look-up opens.
 MAX_DESCRIPTORS = 1024
 # Private memory in bytes. The buffers of all connections together are far below.
@@ -103,7 +106,7 @@ def confine(parent: int) -> bool:
     one dies. Return False if the kernel has no Landlock.
 
     Raises:
-        HostError: the kernel cannot filter system calls.
+        HostError: the kernel cannot filter system calls, or has no room for the jail.
     """
     for service in _find_name_services():
         # Later it could not be mapped executable.
@@ -111,14 +114,12 @@ def confine(parent: int) -> bool:
             ctypes.CDLL(f"libnss_{service}.so.2")
     readable = [*_READ, os.path.dirname(os.path.realpath(_RESOLVER)), *_find_python()]  # noqa: PTH120
     os.chdir("/")
-    if os.geteuid() == 0:
-        libc.unshare(privileges.CLONE_NEWIPC | privileges.CLONE_NEWUTS)
-        with suppress(OSError):  # a namespace of users without nobody, or root without rights
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-    privileges.drop_capabilities()
-    privileges.set_parent_death_signal(parent)  # the change of the user has deleted the first
+    try:
+        _enter_jail(RootTree(_drop_nested(readable)), parent)
+    except JailRefusal as refusal:
+        raise HostError(f"the gateway cannot be confined: {refusal}", refusal.hint) from None
+    except ProcessLookupError:
+        os._exit(1)  # the parent has ended
     privileges.forbid_inspection()
     privileges.set_limits(
         {
@@ -132,6 +133,20 @@ def confine(parent: int) -> bool:
     if code is not None:
         call_filter.install(code, "the gateway")
     return has_landlock
+
+
+def _enter_jail(tree: RootTree, parent: int) -> None:
+    """Enter the parts of a jail that this host does not refuse.
+
+    Raises:
+        JailRefusal: the host lacks room.
+        ProcessLookupError: the parent has ended.
+    """
+    left_out = {Part.PID_NAMESPACE, Part.NET_NAMESPACE}
+    refused = find_refusals(lambda refused: Jail(tree, left_out.union(refused)))
+    with closing(Jail(tree, left_out.union(refused), parent=parent)) as jail:
+        jail.enter()
+        jail.seal()
 
 
 def build_filter(machine: str, process: int) -> bytes | None:
@@ -158,6 +173,15 @@ def _find_name_services() -> Iterator[str]:
         database, _, services = line.partition("#")[0].partition(":")
         if database.strip() == "hosts":
             yield from (word for word in services.split() if word.isalnum())
+
+
+def _drop_nested(directories: Sequence[str]) -> list[str]:
+    """Return the directories that are not below another one."""
+    return [
+        directory
+        for directory in dict.fromkeys(directories)
+        if not any(directory.startswith(f"{other}/") for other in directories)
+    ]
 
 
 def _find_python() -> Iterator[str]:
