@@ -5,9 +5,9 @@
     python bench/figures.py               draw docs/figures/*.svg and write the table anew
     python bench/figures.py --check       write nothing; fail if one of them is not of the record
 
-One figure has a bar for each language and way of starting, on a logarithmic scale, beside the
-floors. The others are waterfalls: the steps of one run, the sample with the median time, for each
-way.
+The table of the small kernel is of a record of its own, which has no figures. One figure has a bar
+for each language and way of starting, on a logarithmic scale, beside the floors. The others are
+waterfalls: the steps of one run, the sample with the median time, for each way.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ sys.path.append(str(ROOT / "tests"))
 from support.markdown import wrap
 
 DIRECTORY = ROOT / "docs/figures"
-RECORD = "starts.json"
+RECORD, SMALL_KERNEL_RECORD = "starts.json", "starts-small-kernel.json"
 PAGE = ROOT / "docs/performance.md"
-# The table of the page is between these lines.
+# A table of the page is between its line and the next END.
 BEGIN, END = "<!-- bench/figures.py: table -->", "<!-- bench/figures.py: end -->"
+BEGIN_SMALL_KERNEL = "<!-- bench/figures.py: table of the small kernel -->"
 LANGUAGES = {
     "bash": "Bash",
     "python": "Python",
@@ -229,8 +230,8 @@ def build_text(record: StartsRecord) -> str:
     bare = record.select("", "bare QEMU")
     head = (
         f"Measured {record.date[:10]} at {record.commit} on {record.host['processors']} processors "
-        f"({record.host['processor']}), {record.host['qemu']}, with a load of {min(loads):.1f} to "
-        f"{max(loads):.1f}; the number of samples of a row is at most {record.rounds}:"
+        f"({record.host['processor']}), {record.host['qemu']}, guests with "
+        f"{record.host['guest']}, with a load of {min(loads):.1f} to {max(loads):.1f}; the number of samples of a row is at most {record.rounds}:"
     )
     lines = [wrap(head).rstrip(), "", build_table(record)]
     if bare:
@@ -240,20 +241,21 @@ def build_text(record: StartsRecord) -> str:
     return "\n".join(lines)
 
 
-def replace_text(page: str, text: str) -> str:
-    """Return the page with ``text`` between its marks."""
-    head, _, rest = page.partition(BEGIN)
+def replace_text(page: str, begin: str, text: str) -> str:
+    """Return the page with ``text`` between its mark ``begin`` and the next end."""
+    head, _, rest = page.partition(begin)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}"
+    return f"{head}{begin}\n\n{text}\n\n{END}{tail}"
 
 
-def build_all(record: StartsRecord) -> dict[Path, str]:
+def build_all(record: StartsRecord, small: StartsRecord) -> dict[Path, str]:
     """Return the text of all figures and of the page, by path."""
     texts = {DIRECTORY / "starts.svg": draw_bars(record)}
     for name in WATERFALLS:
         if name in record.languages:
             texts[DIRECTORY / f"steps-{name}.svg"] = draw_waterfall(record, name)
-    return {**texts, PAGE: replace_text(PAGE.read_text("utf-8"), build_text(record))}
+    page = replace_text(PAGE.read_text("utf-8"), BEGIN, build_text(record))
+    return {**texts, PAGE: replace_text(page, BEGIN_SMALL_KERNEL, build_text(small))}
 
 
 def main() -> None:
@@ -261,7 +263,8 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=DIRECTORY / RECORD)
     parser.add_argument("--check", action="store_true")
     parsed = parser.parse_args()
-    texts = build_all(StartsRecord.read(parsed.record))
+    small = StartsRecord.read(DIRECTORY / SMALL_KERNEL_RECORD)
+    texts = build_all(StartsRecord.read(parsed.record), small)
     stale = [path for path, text in texts.items() if read_text(path) != text]
     if parsed.check and stale:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slipway_initramfs.store.image_store import ImageStore
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -115,7 +117,14 @@ def _describe_host() -> dict[str, str]:
         "kernel": platform.release(),
         "qemu": _read_line(qemu, "--version").partition(" (")[0] if qemu else "no QEMU",
         "python": platform.python_version(),
+        "guest": _describe_guest_kernel(),
     }
+
+
+def _describe_guest_kernel() -> str:
+    """Return the release of the kernel that guests boot."""
+    kernel = ImageStore().kernel()
+    return f"Linux {kernel.version}" if kernel is not None else "no kernel"
 
 
 def _read_line(*command: str) -> str:
