@@ -231,7 +231,8 @@ def build_text(record: StartsRecord) -> str:
     head = (
         f"Measured {record.date[:10]} at {record.commit} on {record.host['processors']} processors "
         f"({record.host['processor']}), {record.host['qemu']}, guests with "
-        f"{record.host['guest']}, with a load of {min(loads):.1f} to {max(loads):.1f}; the number of samples of a row is at most {record.rounds}:"
+        f"{record.host['guest']}, with a load of {min(loads):.1f} to {max(loads):.1f}; the number "
+        f"of samples of a row is at most {record.rounds}:"
     )
     lines = [wrap(head).rstrip(), "", build_table(record)]
     if bare:
