@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import struct
 from typing import TYPE_CHECKING
 
@@ -238,7 +239,11 @@ async def test_console_that_nobody_reads_does_not_hold_the_guest_up(boot: Boot) 
     code = Code().repeat(100, "again").out_string(COM1, DATA, 4096).until_zero("again")
     machine = await boot(code.reset())
 
-    os.waitid(os.P_PID, machine.pid, os.WEXITED | os.WNOWAIT)
+    process = os.pidfd_open(machine.pid)
+    ended, _, _ = select.select([process], [], [], PATIENCE)
+    os.close(process)
+
+    assert ended
 
     assert await machine.wait() == 0
 

@@ -174,6 +174,7 @@ async def test_initramfs_of_just_the_room_there_is(boot: Boot, spec: MachineSpec
         file.truncate(room)
     machine = await boot(Code().text(COM1, b"booted").reset())
     assert await machine.wait() == 0
+    await machine.stop()
 
     with spec.initrd.open("wb") as file:
         file.truncate(room + 1)

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from slipway._util.errors import HostError
+from slipway.machine.kvm_booter import BOOT_ZYGOTE, KvmBooter, boot_machine
+from slipway.machine.zygote_handle import ZygoteHandle
 from slipway.vmm.kvm import usability
 from slipway_initramfs.architectures import machine_architecture
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slipway.machine.kvm import KvmMachine
-    from slipway.machine.kvm_booter import KvmBooter
     from slipway.machine.kvm_template import KvmTemplate
     from slipway.machine.model import MachineSpec, MemoryReserve, Snapshot
 
@@ -47,9 +48,6 @@ class KvmHypervisor:
 
     async def start(self, spec: MachineSpec) -> KvmMachine:
         """Start a VMM; see :meth:`Hypervisor.start`."""
-        from slipway.machine.kvm_booter import BOOT_ZYGOTE, boot_machine
-        from slipway.machine.zygote_handle import ZygoteHandle
-
         self.check()
         zygote = await ZygoteHandle.start(BOOT_ZYGOTE)
         try:
@@ -59,8 +57,6 @@ class KvmHypervisor:
 
     def create_booter(self, reserve: MemoryReserve | None = None) -> KvmBooter:
         """Return a booter with a zygote; see :meth:`Hypervisor.create_booter`."""
-        from slipway.machine.kvm_booter import KvmBooter
-
         return KvmBooter(reserve)
 
     async def open_template(self, snapshot: Snapshot) -> KvmTemplate:

@@ -24,7 +24,7 @@ _GUARD = 'ulimit -c 0; test "$PPID" = "$0" || exit 125; exec "$@"'
 
 _WORDS_BYTES = 4096
 
-_HINTS = {
+HINTS = {
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
     errno.ENFILE: "Run fewer machines at once.",
     errno.EAGAIN: "Raise the limit of processes (ulimit -u), or run fewer machines at once.",
@@ -88,14 +88,14 @@ class ChildProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            hint = _HINTS.get(error.errno or 0, "")
+            hint = HINTS.get(error.errno or 0, "")
             raise HostError(f"cannot start {argv[0]}: {error.strerror}", hint) from None
         try:
             return cls(popen)
         except OSError as error:  # too many descriptors to watch the process
             popen.kill()
             popen.communicate()
-            hint = _HINTS.get(error.errno or 0, "")
+            hint = HINTS.get(error.errno or 0, "")
             raise HostError(f"cannot watch {argv[0]}: {error.strerror}", hint) from None
 
     @property

@@ -13,7 +13,7 @@ from slipway._util.errors import HostError, NoAnswer
 from slipway._util.text import to_plain_line
 from slipway.machine.child import ANSWER_SECONDS, START_SECONDS, open_pair
 from slipway.machine.module_command import build_module_command
-from slipway.machine.process import ChildProcess
+from slipway.machine.process import HINTS, ChildProcess
 from slipway.machine.zygote_child import ZygoteChild
 from slipway.vmm.process import control
 
@@ -135,7 +135,8 @@ class ZygoteHandle:
         try:
             reader, writer = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(f"cannot start a machine: {error.strerror}") from None
+            hint = HINTS.get(error.errno or 0, "")
+            raise HostError(f"cannot start a machine: {error.strerror}", hint) from None
         asked: asyncio.Future[ZygoteChild] = asyncio.get_running_loop().create_future()
         try:
             groups = [group] if group >= 0 else []
@@ -143,7 +144,8 @@ class ZygoteHandle:
             socket.send_fds(self._channel, [message], [*groups, *descriptors, writer])
         except OSError as error:
             os.close(reader)
-            raise HostError(f"cannot request a machine: {error.strerror}") from None
+            hint = HINTS.get(error.errno or 0, "")
+            raise HostError(f"cannot request a machine: {error.strerror}", hint) from None
         finally:
             os.close(writer)
         self._requests.append((asked, reader))
