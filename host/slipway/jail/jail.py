@@ -81,7 +81,9 @@ class Jail:
             if self.wants(Part.USER_NAMESPACE) and not has_capability(LinuxCapability.SETUID):
                 flags |= Namespace.USER
         self._born_as = (os.getuid(), os.getgid()) if Namespace.USER in flags else None
-        with _refusal_of(Part.PID_NAMESPACE):
+        # The kernel does not say which of both it refuses; the first is left out before the other.
+        part = Part.USER_NAMESPACE if Namespace.USER in flags else Part.PID_NAMESPACE
+        with _refusal_of(part):
             process = fork_into(flags, group)
         if not process:
             life.bind_to(self._parent)

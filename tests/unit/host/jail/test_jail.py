@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from slipway.jail.identity import COUNT, FIRST_ID, LARGEST_FIRST_ID
 from slipway.jail.part import JailRefusal, Part
+from slipway.machine.module_command import build_module_command
 from support.jailed_process import (
     FREE_ID,
     JailedProcess,
@@ -112,6 +115,41 @@ def test_part_that_is_left_out_leaves_the_others(part: str) -> None:
         ours, theirs = read_namespaces("self"), read_namespaces(jailed.number)
 
     assert {name for name in ours if ours[name] == theirs[name]} == {kind}
+
+
+LIMITED = """
+import os, sys
+sys.path[:0] = [sys.argv[1]]
+from slipway.jail import capabilities
+from slipway.jail.jail import Jail
+from slipway.jail.namespaces import Namespace, map_root, unshare
+from slipway.jail.root_tree import RootTree
+from slipway.jail.trial import find_refusals
+user, group = os.getuid(), os.getgid()
+unshare(Namespace.USER)
+map_root(user, group)
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("0")
+capabilities.drop_all()
+print(*(part.name for part in find_refusals(lambda refused: Jail(RootTree(), refused))))
+"""
+
+
+def test_ordinary_user_without_user_namespaces_does_without_them() -> None:
+    packages = build_module_command("", ())[4]
+
+    ended = subprocess.run(
+        [sys.executable, "-IS", "-c", LIMITED, packages],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    refused = ended.stdout.split()
+    assert refused[:2] == ["USER_NAMESPACE", "PID_NAMESPACE"]
+    assert "CAPABILITIES" not in refused
 
 
 def test_ids_of_all_processes_fit_into_the_range() -> None:
